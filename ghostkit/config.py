@@ -1,0 +1,126 @@
+"""Every knob of a run, in one frozen, validated record.
+
+The notebooks' parameters cells mirror these names one to one, so a parameter means the same thing in a notebook, in a
+file and on the command line. Nothing here trains or imports torch: a configuration is plain data, and JSON is its
+only stored form.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ghostkit.errors import GhostkitError
+
+__all__ = ["RunConfig"]
+
+
+class RunConfig(BaseModel):
+    """What one run trains, on what, how it grows, and when it stops.
+
+    Raises:
+        GhostkitError: from :meth:`parse`, when a name is unknown or a value does not fit; the message quotes it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    # What is learned, and from what.
+    data: str = Field("digits", description="a name from `ghostkit data`, or folder:PATH")
+    data_root: str | None = Field(None, description="folder that holds, or receives, the data set's files")
+    train_samples: int | None = Field(None, ge=2, description="train on the first n images only (all when None)")
+    test_samples: int | None = Field(None, ge=2, description="evaluate on the first n test images only (all when None)")
+    augment: Literal["none", "crop", "crop+flip"] = Field("none", description="random padding crop, and mirror images")
+
+    # What is grown.
+    model: str = Field("seedling", description="a name that ghostkit.build knows")
+    model_options: dict[str, Any] = Field(default_factory=dict, description="further arguments of ghostkit.build")
+
+    # How it is trained.
+    epochs: float = Field(10.0, gt=0, description="passes over the training images; ignored when compute is set")
+    compute: float | None = Field(None, gt=0, description="stop at this many training MACs, scoring included")
+    batch_size: int = Field(64, ge=2, description="images per step")
+    optimizer: Literal["sgd", "adam", "adamw"] = Field("sgd", description="sgd carries momentum 0.9")
+    learning_rate: float = Field(0.1, gt=0, description="held constant while the network may grow")
+    weight_decay: float = Field(5e-4, ge=0, description="L2 for sgd and adam, decoupled for adamw")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all classes")
+    anneal_from: float = Field(0.6, ge=0, le=1, description="share of the run after which the rate falls to zero")
+
+    # When it grows, where, how, how much.
+    when: Literal["interval", "plateau", "never"] = Field("interval", description="what triggers a growth event")
+    grow_every: float = Field(0.05, gt=0, le=1, description="interval: share of the run between two growth events")
+    grow_from: float = Field(0.05, ge=0, le=1, description="no growth event before this share of the run")
+    grow_until: float = Field(0.5, ge=0, le=1, description="no growth event after this share of the run")
+    patience: int = Field(3, ge=1, description="plateau: evaluations without a better training loss")
+    where: Literal["gain-per-mac", "gain-per-parameter", "gain-per-millisecond", "round-robin", "random"] = Field(
+        "gain-per-mac", description="how candidates are ranked"
+    )
+    how: Literal["svd", "random", "split"] = Field("svd", description="how new weights start")
+    kinds: tuple[Literal["branch", "intrinsic", "block"], ...] = Field(
+        ("branch", "intrinsic", "block"), min_length=1, description="the kinds of edit that may be applied"
+    )
+    kernel_sizes: tuple[Literal[3, 5, 7], ...] = Field(
+        (3, 5), min_length=1, description="kernels a new branch may have"
+    )
+    share: float = Field(0.25, gt=0, le=1, description="share of the budget's room that one growth event may spend")
+    budget_params: int | None = Field(None, gt=0, description="parameters that growth may not exceed")
+    budget_macs: int | None = Field(None, gt=0, description="MACs per image that growth may not exceed")
+    budget_milliseconds: float | None = Field(None, gt=0, description="measured latency that growth may not exceed")
+    budget_factor: float = Field(4.0, ge=1, description="when no budget is set: this many times the seedling's MACs")
+    probe_samples: int = Field(256, ge=8, description="training images that candidates are scored on")
+
+    # How it is run.
+    seed: int = Field(0, ge=0, description="one seed, one result")
+    device: str = Field("auto", description="auto, cpu, cuda, or what lightning-fabric calls an accelerator")
+    precision: str = Field("32-true", description="a precision of lightning-fabric: 32-true, bf16-mixed, ...")
+    evaluate_every: float = Field(0.05, gt=0, le=1, description="share of the run between two evaluations")
+    keep_checkpoints: int = Field(2, ge=1, description="checkpoints kept besides those at growth events")
+
+    @model_validator(mode="after")
+    def _growth_window_is_open(self) -> RunConfig:
+        if self.when != "never" and self.grow_from > self.grow_until:
+            raise ValueError(
+                f"grow_from={self.grow_from} lies after grow_until={self.grow_until}, so growth could never happen; "
+                "set grow_from below grow_until, or when='never'"
+            )
+        return self
+
+    @classmethod
+    def parse(cls, values: dict[str, Any]) -> RunConfig:
+        """Return the configuration that ``values`` describe.
+
+        Args:
+            values: names and values of the fields to set; the others keep their defaults.
+
+        Raises:
+            GhostkitError: if a name is unknown or a value does not fit.
+        """
+        unknown = [name for name in values if name not in cls.model_fields]
+        if unknown:
+            near = difflib.get_close_matches(unknown[0], cls.model_fields, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(cls.model_fields)}"
+            raise GhostkitError(f"unknown parameter {unknown[0]!r}{hint}")
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            lines = [
+                f"parameter {'.'.join(map(str, e['loc'])) or 'combination'} = {e['input']!r}: {e['msg']}"
+                if e["loc"]
+                else e["msg"]
+                for e in error.errors()
+            ]
+            raise GhostkitError("; ".join(lines)) from None
+
+    @classmethod
+    def read(cls, path: str | Path) -> RunConfig:
+        """Return the configuration stored as JSON at ``path``."""
+        try:
+            values = json.loads(Path(path).read_text())
+        except (OSError, ValueError) as error:
+            raise GhostkitError(f"cannot read the configuration {str(path)!r}: {error}") from None
+        if not isinstance(values, dict):
+            raise GhostkitError(f"the configuration {str(path)!r} holds {type(values).__name__}, expected an object")
+        return cls.parse(values)

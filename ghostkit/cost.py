@@ -1,0 +1,237 @@
+"""What a network costs: parameters, MACs, memory and measured latency, always read off the live module.
+
+MACs come from PyTorch's own counter (half its FLOPs). Latency is measured: once for a whole network by :func:`cost`,
+and once per kind of layer and device by :class:`LatencyTable`, which then answers for layers of any width without
+timing anything again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+__all__ = ["Cost", "LatencyTable", "LayerCost", "cost", "layer_costs", "macs", "params"]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one forward pass costs.
+
+    Args:
+        params: learnable parameters.
+        macs: multiply-accumulates per image.
+        memory: bytes of the parameters and buffers, and of all layer outputs for one image.
+        milliseconds: measured latency of one eval forward on the example's batch; None if it was not measured.
+    """
+
+    params: int
+    macs: int
+    memory: int
+    milliseconds: float | None = None
+
+
+def params(host: nn.Module) -> int:
+    """Return the number of learnable parameters."""
+    return sum(parameter.numel() for parameter in host.parameters())
+
+
+@contextmanager
+def evaluating(host: nn.Module) -> Iterator[None]:
+    """Put ``host`` into eval mode without gradients, and every module back into its own mode after."""
+    modes = [(module, module.training) for module in host.modules()]
+    host.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def macs(host: nn.Module, example: Tensor) -> int:
+    """Return the multiply-accumulates of one image of ``example`` (B, C, H, W)."""
+    with evaluating(host), FlopCounterMode(display=False) as counter:
+        host(example[:1])
+    return counter.get_total_flops() // 2
+
+
+def cost(host: nn.Module, example: Tensor, measure: bool = True, repeats: int = 20) -> Cost:
+    """Return what one forward pass of ``host`` costs.
+
+    Args:
+        host: the network; it is left as it was.
+        example: images (B, C, H, W); latency is that of the whole batch, the rest is per image.
+        measure: whether to time it.
+        repeats: timed passes; their median counts.
+
+    >>> cost(ghostkit.build("seedling", num_classes=10, in_channels=1), torch.zeros(1, 1, 8, 8)).macs
+    18024
+    """
+    sizes = [tensor.numel() * tensor.element_size() for tensor in (*host.parameters(), *host.buffers())]
+    activations = sum(shape.numel() for shape in output_shapes(host, example[:1]).values())
+    return Cost(
+        params=params(host),
+        macs=macs(host, example),
+        memory=sum(sizes) + activations * example.element_size(),
+        milliseconds=latency(host, example, repeats) if measure else None,
+    )
+
+
+def latency(host: nn.Module, example: Tensor, repeats: int = 20) -> float:
+    """Return the median milliseconds of an eval forward on ``example``."""
+
+    def once() -> float:
+        synchronise(example.device)
+        start = time.perf_counter()
+        host(example)
+        synchronise(example.device)
+        return (time.perf_counter() - start) * 1e3
+
+    with evaluating(host):
+        once()
+        return median(once() for _ in range(repeats))
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until ``device`` has done its work."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def output_shapes(host: nn.Module, example: Tensor) -> dict[str, torch.Size]:
+    """Return the output shape of every module that is called and returns a tensor, by path, for one eval forward."""
+    shapes: dict[str, torch.Size] = {}
+
+    def remember(path: str):
+        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            if isinstance(output, Tensor):
+                shapes[path] = output.shape
+
+        return hook
+
+    handles = [module.register_forward_hook(remember(path)) for path, module in host.named_modules()]
+    try:
+        with evaluating(host):
+            host(example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return shapes
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """One convolution or linear layer at one output size.
+
+    Args:
+        family: what decides its speed besides its width: sort, kernel, stride and output size, as text.
+        macs: multiply-accumulates per image.
+        params: parameters of the layer.
+    """
+
+    family: str
+    macs: int
+    params: int
+
+
+def family_of(layer: nn.Module, shape: torch.Size) -> str:
+    """Return the latency family of a layer whose output has ``shape``."""
+    if isinstance(layer, nn.Conv2d):
+        sort = "dense" if layer.groups == 1 else "cheap"
+        kernel, stride = "x".join(map(str, layer.kernel_size)), layer.stride[0]
+        return f"{sort} {kernel} /{stride} {shape[-2]}x{shape[-1]}"
+    return "linear"
+
+
+def positions(layer: nn.Module, shape: torch.Size) -> int:
+    """Return how often each weight of a layer is used for one image, when its output has ``shape``."""
+    return shape[-2] * shape[-1] if isinstance(layer, nn.Conv2d) else 1
+
+
+def layer_costs(host: nn.Module, example: Tensor) -> dict[str, LayerCost]:
+    """Return the cost of every convolution and linear layer of ``host``, by path.
+
+    Args:
+        host: the network, or any part of one.
+        example: its input (B, C, H, W).
+    """
+    shapes = output_shapes(host, example[:1])
+    return {
+        path: LayerCost(
+            family_of(layer, shapes[path]),
+            layer.weight.numel() * positions(layer, shapes[path]),
+            sum(parameter.numel() for parameter in layer.parameters()),
+        )
+        for path, layer in host.named_modules()
+        if isinstance(layer, nn.Conv2d | nn.Linear) and path in shapes
+    }
+
+
+@dataclass
+class LatencyTable:
+    """Milliseconds of layers by family, measured once per device and kept with the run.
+
+    Every family is a straight line, ``overhead + slope * MACs``, through measurements at a few widths: thin layers cost
+    their launch, wide ones their arithmetic.
+
+    Args:
+        batch: images per forward that the milliseconds are for.
+        lines: family -> (overhead in ms, ms per MAC).
+    """
+
+    batch: int = 1
+    lines: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    def milliseconds(self, layer: LayerCost) -> float:
+        """Return the predicted milliseconds of one layer; its family must have been measured."""
+        overhead, slope = self.lines[layer.family]
+        return overhead + slope * layer.macs
+
+    def measure(self, family: str, device: torch.device | str = "cpu", repeats: int = 15) -> None:
+        """Measure ``family`` unless the table has it already."""
+        if family in self.lines:
+            return
+        points = [sample(family, width, self.batch, torch.device(device), repeats) for width in (8, 32, 128)]
+        xs = torch.tensor([point[0] for point in points], dtype=torch.float64)
+        ys = torch.tensor([point[1] for point in points], dtype=torch.float64)
+        # Weighted by 1/ms, so that the line is right for thin layers as well as for wide ones.
+        weight = 1 / ys
+        x, y = (weight * xs).sum() / weight.sum(), (weight * ys).sum() / weight.sum()
+        slope = ((weight * (xs - x) * (ys - y)).sum() / (weight * (xs - x) ** 2).sum()).clamp(min=0)
+        self.lines[family] = (max(float(y - slope * x), 0.0), float(slope))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the table as plain data."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> LatencyTable:
+        """Return the table that :meth:`to_json` wrote."""
+        return cls(int(values["batch"]), {name: (float(a), float(b)) for name, (a, b) in values["lines"].items()})
+
+
+def sample(family: str, width: int, batch: int, device: torch.device, repeats: int) -> tuple[int, float]:
+    """Return MACs per image and median milliseconds of one layer of ``family``, with the BN and ReLU behind it."""
+    with torch.random.fork_rng(devices=[]):
+        if family == "linear":
+            layer: nn.Module = nn.Linear(width, width)
+            example, macs_ = torch.zeros(batch, width), width * width
+        else:
+            sort, kernel, stride, size = family.split()
+            sides = tuple(int(side) for side in kernel.split("x"))
+            height, wide = (int(side) * int(stride[1:]) for side in size.split("x"))
+            groups = 1 if sort == "dense" else width
+            padding = tuple(side // 2 for side in sides)
+            conv = nn.Conv2d(width, width, sides, int(stride[1:]), padding, groups=groups, bias=False)
+            layer = nn.Sequential(conv, nn.BatchNorm2d(width), nn.ReLU(inplace=True))
+            example = torch.zeros(batch, width, height, wide)
+            macs_ = conv.weight.numel() * height * wide // int(stride[1:]) ** 2
+    return macs_, latency(layer.to(device), example.to(device), repeats)

@@ -1,0 +1,11 @@
+"""The one exception that ghostkit raises for what a user can mend.
+
+Every message quotes what was given, says what was expected, and what to do. A subclass exists only where a caller
+would catch it apart from the rest.
+"""
+
+__all__ = ["GhostkitError"]
+
+
+class GhostkitError(Exception):
+    """Something that the user gave cannot be used; the message quotes it and says what was expected."""

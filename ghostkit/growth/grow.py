@@ -1,0 +1,183 @@
+"""One growth event: some edits, applied whole or not at all, and everything measured about them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ghostkit import cost
+from ghostkit.errors import GhostkitError
+from ghostkit.growth.channels import remapped
+from ghostkit.growth.edits import AddBlock, Edit, take_down
+from ghostkit.growth.history import GrowthEvent, History, history_of
+from ghostkit.growth.sites import sites
+from ghostkit.growth.surgery import Surgery, measure_fresh_statistics, transaction
+from ghostkit.nn.zoo import build
+
+__all__ = ["apply_edits", "grow", "rebuild"]
+
+# An edit keeps the function; kernels of another shape round differently, but never by more than this share.
+TOLERANCE = 1e-2
+
+
+def grow(
+    model: nn.Module,
+    edit: Edit | Sequence[Edit],
+    optimizer: torch.optim.Optimizer | None = None,
+    probe: Tensor | None = None,
+    ema: nn.Module | None = None,
+    generator: torch.Generator | None = None,
+) -> GrowthEvent:
+    """Apply one edit, or several, to ``model`` in place, and note the event in its history.
+
+    Right after, the network computes the same function as right before. If anything fails, nothing has happened.
+
+    Args:
+        model: the host.
+        edit: an edit, or a sequence of edits that are applied in order, all or none.
+        optimizer: its state and groups are kept in step.
+        probe: images (B, C, H, W), on which BN statistics of new channels and the change of outputs are measured.
+        ema: a copy of the model (or an ``AveragedModel``) that is kept in step.
+        generator: where new weights draw from; seeded by the number of earlier events when None.
+
+    Raises:
+        GhostkitError: if a site does not exist or an edit does not fit it.
+
+    >>> grow(model, AddBranch("blocks.1.0.ghost1", kernel_size=5), optimizer, probe=images)
+    """
+    edits = [edit] if not isinstance(edit, Sequence) else list(edit)
+    history = history_of(model)
+    if generator is None:
+        generator = torch.Generator().manual_seed(len(history.events))
+    event = apply_edits(model, edits, optimizer, probe, ema, generator)
+    history.events.append(event)
+    return event
+
+
+def apply_edits(
+    model: nn.Module,
+    edits: Sequence[Edit],
+    optimizer: torch.optim.Optimizer | None,
+    probe: Tensor | None,
+    ema: nn.Module | None,
+    generator: torch.Generator,
+    **context: Any,
+) -> GrowthEvent:
+    """Apply ``edits`` whole or not at all, and return the event without noting it; arguments as for :func:`grow`.
+
+    Args:
+        **context: further fields of the event: step, epoch, reason, ...
+    """
+    started = time.perf_counter()
+    average = ema.module if isinstance(ema, torch.optim.swa_utils.AveragedModel) else ema
+    params_before = cost.params(model)
+    macs_before = None if probe is None else cost.macs(model, probe)
+    before = None if probe is None else outputs(model, probe)
+    with transaction(model, optimizer, average):
+        fresh: dict[str, Tensor] = {}
+        known = sites(model)
+        for edit in edits:
+            surgery = take_down(edit, model, known, generator)
+            surgery.apply(model, optimizer)
+            if average is not None:
+                surgery.apply(average)
+            note_fresh(model, surgery, fresh)
+            if isinstance(edit, AddBlock):  # only a new block brings new sites
+                known = sites(model)
+        change = None
+        if probe is not None:
+            measure_fresh_statistics(model, fresh, probe)
+            if average is not None:
+                measure_fresh_statistics(average, fresh, probe)
+            change = largest_change(before, outputs(model, probe), edits)
+    return GrowthEvent(
+        edits=tuple(edits),
+        params_before=params_before,
+        params_after=cost.params(model),
+        macs_before=macs_before,
+        macs_after=None if probe is None else cost.macs(model, probe),
+        max_logit_change=change,
+        clock={"seconds": time.perf_counter() - started},
+        **context,
+    )
+
+
+def note_fresh(model: nn.Module, surgery: Surgery, fresh: dict[str, Tensor]) -> None:
+    """Add to ``fresh`` the masks of those BN channels that ``surgery`` made, moving the masks of earlier edits along."""
+    for path, channels in surgery.measures:
+        mask = channels.fresh
+        if path in fresh:
+            mask = mask | remapped(fresh[path], channels, 0, 0)
+        fresh[path] = mask
+    for insert in surgery.inserts:
+        for name, layer in model.get_submodule(insert.target).named_modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                path = f"{insert.target}.{name}" if name else insert.target
+                fresh[path] = torch.ones(layer.num_features, dtype=torch.bool)
+
+
+def outputs(model: nn.Module, probe: Tensor) -> list[Tensor]:
+    """Return what ``model`` computes on ``probe`` in eval mode, flattened into a list of tensors."""
+    with cost.evaluating(model):
+        return list(tensors_in(model(probe)))
+
+
+def tensors_in(value: Any) -> Iterable[Tensor]:
+    """Yield the tensors inside ``value``, however it nests them."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for part in value.values():
+            yield from tensors_in(part)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from tensors_in(part)
+
+
+def largest_change(before: list[Tensor] | None, after: list[Tensor], edits: Sequence[Edit]) -> float:
+    """Return the largest absolute change of an output.
+
+    Raises:
+        GhostkitError: if it is so large that an edit cannot have kept the function.
+    """
+    change, scale = 0.0, 0.0
+    for old, new in zip(before or [], after, strict=True):
+        if old.numel():
+            change = max(change, float((new - old).abs().max()))
+            scale = max(scale, float(old.abs().max()))
+    if not change <= TOLERANCE * max(scale, 1.0):
+        named = ", ".join(map(str, edits))
+        raise GhostkitError(
+            f"{named} changed the outputs by {change:.3g} (they reach {scale:.3g}) and was taken back: a rule of "
+            "widen_in, widen_out or identity_like does not keep the function, or the probe holds values that are not "
+            "finite"
+        )
+    return change
+
+
+def rebuild(history: History) -> nn.Module:
+    """Return the network that ``history`` describes, with new random weights.
+
+    Args:
+        history: its first line is the recipe.
+
+    Raises:
+        GhostkitError: if there is no recipe, as for a user's own network, or an edit does not fit.
+    """
+    if history.recipe is None:
+        raise GhostkitError("this history has no recipe: a network of your own is rebuilt by load(folder, host=...)")
+    model = build(**history.recipe)
+    regrow(model, history)
+    return model
+
+
+def regrow(host: nn.Module, history: History) -> None:
+    """Apply all edits of ``history`` to its seedling ``host``, without measuring anything."""
+    generator = torch.Generator().manual_seed(0)
+    for event in history.events:
+        apply_edits(host, event.edits, None, None, None, generator)
+    host.growth_history = history  # type: ignore[assignment]

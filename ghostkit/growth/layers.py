@@ -1,0 +1,214 @@
+"""How each kind of layer gains channels: one ``singledispatch`` function per side.
+
+:func:`widen_out` makes a layer's *output* channels follow a :class:`~ghostkit.growth.channels.ChannelMap`;
+:func:`widen_in` its *input* channels. Neither touches the layer: they write what is to be done into a
+:class:`~ghostkit.growth.surgery.Surgery`, which applies it later, whole or not at all. :func:`identity_like` makes a
+block that computes nothing yet.
+
+For a layer of your own, register what it needs::
+
+    @widen_in.register
+    def _(layer: MyConv, channels, surgery):
+        surgery.remap(layer, "weight", 1, channels, shared=True)
+        surgery.assign(layer, "in_channels", channels.size)
+"""
+
+from __future__ import annotations
+
+from functools import singledispatch
+
+import torch
+from torch import Tensor, nn
+
+from ghostkit.errors import GhostkitError
+from ghostkit.growth.channels import ChannelMap
+from ghostkit.growth.surgery import Surgery
+from ghostkit.nn.ghost import GhostBottleneck, GhostModule, SqueezeExcite
+
+__all__ = ["identity_like", "is_block", "is_channelwise", "is_consumer", "widen_in", "widen_out"]
+
+# Layers without weights that treat every channel alike.
+CHANNELWISE_LAYERS = (
+    nn.Identity,
+    nn.Dropout,
+    nn.Dropout2d,
+    nn.ReLU,
+    nn.ReLU6,
+    nn.Hardswish,
+    nn.Hardsigmoid,
+    nn.Sigmoid,
+    nn.SiLU,
+    nn.GELU,
+    nn.AvgPool2d,
+    nn.MaxPool2d,
+    nn.AdaptiveAvgPool2d,
+    nn.Flatten,
+)
+
+
+def is_depthwise(layer: nn.Module) -> bool:
+    """Return whether ``layer`` is a convolution that keeps every channel to itself."""
+    return isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels == layer.out_channels > 1
+
+
+def is_channelwise(layer: nn.Module) -> bool:
+    """Return whether every output channel of ``layer`` is made from the input channel of the same number."""
+    return isinstance(layer, (nn.BatchNorm2d, SqueezeExcite, *CHANNELWISE_LAYERS)) or is_depthwise(layer)
+
+
+def is_consumer(layer: nn.Module) -> bool:
+    """Return whether :func:`widen_in` has a rule for ``layer``."""
+    if isinstance(layer, nn.Conv2d):
+        return layer.groups == 1
+    return widen_in.dispatch(type(layer)) is not widen_in.dispatch(object)
+
+
+def is_block(layer: nn.Module) -> bool:
+    """Return whether :func:`identity_like` has a rule for ``layer``."""
+    return identity_like.dispatch(type(layer)) is not identity_like.dispatch(object)
+
+
+def has_rule(layer: nn.Module) -> bool:
+    """Return whether ``layer`` is widened by a rule of its own, and so is not looked into when tracing."""
+    return any(rule.dispatch(type(layer)) is not rule.dispatch(object) for rule in (widen_in, widen_out))
+
+
+def default_rows(weight: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Return ``count`` random rows (count, ...) for ``weight``, distributed as PyTorch starts a convolution."""
+    bound = max(weight[0].numel(), 1) ** -0.5
+    rows = torch.empty(count, *weight.shape[1:], dtype=torch.float64)
+    return rows.uniform_(-bound, bound, generator=generator)
+
+
+def centre_taps(weight: Tensor, count: int) -> Tensor:
+    """Return ``count`` rows of a depthwise ``weight`` that pass a map on as it is."""
+    rows = torch.zeros(count, *weight.shape[1:], dtype=torch.float64)
+    rows[:, :, weight.shape[2] // 2, weight.shape[3] // 2] = 1.0
+    return rows
+
+
+@singledispatch
+def widen_out(layer: nn.Module, channels: ChannelMap, surgery: Surgery, rows: Tensor | None = None) -> None:
+    """Make the output channels of ``layer`` follow ``channels``.
+
+    Args:
+        layer: the layer to widen; it is not touched.
+        channels: where each output channel comes from.
+        surgery: takes down what is to be done.
+        rows: (fresh, ...) weights of the fresh channels, where a candidate found them; random otherwise.
+
+    Raises:
+        GhostkitError: if there is no rule for this kind of layer.
+    """
+    if isinstance(layer, CHANNELWISE_LAYERS):
+        return
+    raise GhostkitError(
+        f"no rule says how {type(layer).__name__} gains output channels; register one with widen_out.register"
+    )
+
+
+@widen_out.register
+def _(layer: nn.BatchNorm2d, channels: ChannelMap, surgery: Surgery, rows: Tensor | None = None) -> None:
+    surgery.assign(layer, "num_features", channels.size)
+    for name, start in (("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0)):
+        if getattr(layer, name) is not None:
+            surgery.remap(layer, name, 0, channels, start)
+    surgery.measure(layer, channels)
+
+
+@widen_out.register
+def _(layer: nn.Conv2d, channels: ChannelMap, surgery: Surgery, rows: Tensor | None = None) -> None:
+    fresh = int(channels.fresh.sum())
+    if is_depthwise(layer):
+        rows = centre_taps(layer.weight, fresh) if rows is None else rows
+        surgery.assign(layer, "in_channels", channels.size)
+        surgery.assign(layer, "groups", channels.size)
+    elif rows is None:
+        rows = default_rows(layer.weight, fresh, surgery.generator)
+    surgery.assign(layer, "out_channels", channels.size)
+    surgery.remap(layer, "weight", 0, channels, rows)
+    if layer.bias is not None:
+        surgery.remap(layer, "bias", 0, channels, 0.0)
+
+
+@widen_out.register
+def _(layer: SqueezeExcite, channels: ChannelMap, surgery: Surgery, rows: Tensor | None = None) -> None:
+    widen_in(layer.conv_reduce, channels, surgery)
+    widen_out(layer.conv_expand, channels, surgery)
+
+
+@singledispatch
+def widen_in(layer: nn.Module, channels: ChannelMap, surgery: Surgery) -> None:
+    """Make the input channels of ``layer`` follow ``channels``; the weights of fresh ones start at zero.
+
+    Args:
+        layer: the layer to widen; it is not touched.
+        channels: where each input channel comes from.
+        surgery: takes down what is to be done.
+
+    Raises:
+        GhostkitError: if there is no rule for this kind of layer.
+    """
+    raise GhostkitError(
+        f"no rule says how {type(layer).__name__} gains input channels; register one with widen_in.register"
+    )
+
+
+@widen_in.register
+def _(layer: nn.Conv2d, channels: ChannelMap, surgery: Surgery) -> None:
+    if layer.groups != 1:
+        raise GhostkitError(f"{layer} has groups={layer.groups}; only dense convolutions can read new channels")
+    surgery.assign(layer, "in_channels", channels.size)
+    surgery.remap(layer, "weight", 1, channels, shared=True)
+
+
+@widen_in.register
+def _(layer: nn.Linear, channels: ChannelMap, surgery: Surgery) -> None:
+    values = channels.repeated(layer.in_features // channels.before)
+    surgery.assign(layer, "in_features", values.size)
+    surgery.remap(layer, "weight", 1, values, shared=True)
+
+
+@widen_in.register
+def _(layer: GhostModule, channels: ChannelMap, surgery: Surgery) -> None:
+    widen_in(layer.primary_conv[0], channels, surgery)
+    if layer.attention:
+        widen_in(layer.short_conv[0], channels, surgery)
+
+
+@singledispatch
+def identity_like(block: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
+    """Return a new block to stand behind ``block`` that passes its input on, and the names of what holds it at zero.
+
+    Args:
+        block: a residual block; the new one reads and writes ``block``'s output channels at stride 1.
+
+    Returns:
+        The block, and the names of those zero parameters from which it wakes.
+
+    Raises:
+        GhostkitError: if there is no rule for this kind of block.
+    """
+    raise GhostkitError(f"no rule makes a block like {type(block).__name__}; register one with identity_like.register")
+
+
+@identity_like.register
+def _(block: GhostBottleneck) -> tuple[nn.Module, tuple[str, ...]]:
+    channels = block.ghost2.out_channels
+    new = GhostBottleneck(
+        channels,
+        block.ghost1.out_channels,
+        channels,
+        block.kernel_size,
+        stride=1,
+        squeeze_excite=block.squeeze_excite,
+        ratio=block.ratio,
+        cheap_kernel=block.ghost1.cheap_kernel,
+        attention=block.ghost1.attention,
+    )
+    # Both BNs of the linear ghost module start at gamma = beta = 0; the block wakes from the intrinsic one. (Starting
+    # only the ghost maps' BN at gamma = 1 would multiply gradients by 1 / sqrt(eps): it would divide by no variance.)
+    nn.init.zeros_(new.ghost2.primary_conv[1].weight)
+    for _, operation in new.ghost2.operations():
+        nn.init.zeros_(operation[1].weight)
+    return new, ("ghost2.primary_conv.1.weight",)

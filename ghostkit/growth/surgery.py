@@ -1,0 +1,345 @@
+"""Surgery: an edit is first taken down as a list of small operations, then applied whole or not at all.
+
+Taking down and applying are kept apart for three reasons. The same list is applied to the network and to its EMA copy;
+its cost can be read without applying it; and an edit that turns out impossible has touched nothing yet. What is applied
+keeps everything in step: parameters keep their identity (so optimizer groups, hooks and references stay valid) and get
+new contents; optimizer state follows entry by entry; BN statistics of fresh channels are measured on a probe batch.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ghostkit.cost import evaluating
+from ghostkit.errors import GhostkitError
+from ghostkit.growth.channels import ChannelMap, is_channels_last, remapped
+
+__all__ = ["Surgery", "measure_fresh_statistics", "transaction"]
+
+# Optimizer state that estimates a positive quantity: fresh entries get the tensor's mean. Left at zero under an old
+# step count, Adam's first steps on them would be several times too large.
+POSITIVE_STATE = {"exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum"}
+
+
+@dataclass(frozen=True, eq=False)
+class Remap:
+    """The channels of one tensor move along one dimension."""
+
+    path: str
+    name: str
+    dim: int
+    channels: ChannelMap
+    fresh: Tensor | float
+    shared: bool
+
+    @property
+    def tensor(self) -> str:
+        """The tensor's full name."""
+        return f"{self.path}.{self.name}" if self.path else self.name
+
+
+@dataclass(frozen=True)
+class Assign:
+    """A plain attribute of a layer gets a new value."""
+
+    path: str
+    name: str
+    value: Any
+
+
+@dataclass(frozen=True, eq=False)
+class Insert:
+    """A new module enters a container, behind the child ``after`` (at the end when None).
+
+    ``input_of`` is the path of the module whose output the new module reads; ``wakes_from`` names its zero parameters
+    whose gradient tells what the module would bring.
+    """
+
+    path: str
+    key: str
+    module: nn.Module
+    after: str | None
+    input_of: str
+    wakes_from: tuple[str, ...] = ()
+
+    @property
+    def target(self) -> str:
+        """Path of the new module."""
+        return f"{self.path}.{self.key}" if self.path else self.key
+
+
+@dataclass(eq=False)
+class Surgery:
+    """The operations of one edit, as they are taken down.
+
+    Args:
+        host: the network that the edit is for; it is only read.
+        generator: where new weights draw from, so that growth never disturbs the run's own random numbers.
+    """
+
+    host: nn.Module
+    generator: torch.Generator
+    remaps: list[Remap] = field(default_factory=list)
+    assigns: list[Assign] = field(default_factory=list)
+    inserts: list[Insert] = field(default_factory=list)
+    measures: list[tuple[str, ChannelMap]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._paths = {module: path for path, module in self.host.named_modules()}
+
+    def path(self, layer: nn.Module) -> str:
+        """Return the path of ``layer`` in the host."""
+        try:
+            return self._paths[layer]
+        except KeyError:
+            raise GhostkitError(f"{type(layer).__name__} is not a part of {type(self.host).__name__}") from None
+
+    def remap(
+        self,
+        layer: nn.Module,
+        name: str,
+        dim: int,
+        channels: ChannelMap,
+        fresh: Tensor | float = 0.0,
+        shared: bool = False,
+    ) -> None:
+        """Take down that tensor ``name`` of ``layer`` follows ``channels`` along ``dim``.
+
+        Args:
+            layer: a layer of the host.
+            name: its parameter or buffer.
+            dim: the dimension that holds the channels.
+            channels: where each channel comes from.
+            fresh: contents of fresh entries: a number, or one slice along ``dim`` for every fresh channel.
+            shared: the tensor sums over these channels, so weights of split ones are shared out among the copies.
+        """
+        size = getattr(layer, name).shape[dim]
+        if size != channels.before:
+            raise GhostkitError(
+                f"{self.path(layer)}.{name} has {size} channels along dimension {dim}, the edit expects "
+                f"{channels.before}"
+            )
+        self.remaps.append(Remap(self.path(layer), name, dim, channels, fresh, shared))
+
+    def assign(self, layer: nn.Module, name: str, value: Any) -> None:
+        """Take down that attribute ``name`` of ``layer`` becomes ``value``."""
+        self.assigns.append(Assign(self.path(layer), name, value))
+
+    def insert(
+        self,
+        container: nn.Module,
+        key: str,
+        module: nn.Module,
+        input_of: nn.Module,
+        after: str | None = None,
+        wakes_from: tuple[str, ...] = (),
+    ) -> None:
+        """Take down that ``module`` enters ``container`` under ``key``, reading the output of ``input_of``."""
+        self.inserts.append(Insert(self.path(container), key, module, after, self.path(input_of), wakes_from))
+
+    def measure(self, layer: nn.Module, channels: ChannelMap) -> None:
+        """Take down that a BN's statistics of the fresh channels are to be measured on the probe batch."""
+        self.measures.append((self.path(layer), channels))
+
+    def apply(self, host: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> None:
+        """Apply what was taken down to ``host``, which is built like the host that it was taken down for.
+
+        Args:
+            host: the network itself, or a copy such as its exponential moving average.
+            optimizer: its state follows the tensors; parameters of new modules join the group of their nearest sibling.
+        """
+        for remap in self.remaps:
+            apply_remap(host, remap, optimizer)
+        for assign in self.assigns:
+            setattr(host.get_submodule(assign.path), assign.name, assign.value)
+        for insert in self.inserts:
+            apply_insert(host, insert, optimizer)
+
+
+def apply_remap(host: nn.Module, remap: Remap, optimizer: torch.optim.Optimizer | None) -> None:
+    """Move the channels of one tensor, its gradient and its optimizer state."""
+    layer = host.get_submodule(remap.path)
+    old = getattr(layer, remap.name)
+    with torch.no_grad():
+        new = remapped(old.detach(), remap.channels, remap.dim, remap.fresh, remap.shared)
+        if not isinstance(old, nn.Parameter):
+            layer.register_buffer(remap.name, new)
+            return
+        before, gradient = old.shape, old.grad
+        old.grad = None
+        old.data = new
+        if gradient is not None:
+            old.grad = remapped(gradient, remap.channels, remap.dim)
+        if optimizer is not None and old in optimizer.state:
+            remap_state(optimizer, old, before, remap)
+
+
+def remap_state(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, before: torch.Size, remap: Remap) -> None:
+    """Move the entries of every state tensor that is shaped like its parameter."""
+    state = optimizer.state[parameter]
+    for name, value in state.items():
+        if not isinstance(value, Tensor) or value.dim() == 0:
+            continue
+        if value.shape != before:
+            raise GhostkitError(
+                f"{type(optimizer).__name__} keeps {name!r} in the shape {tuple(value.shape)} for a parameter of shape "
+                f"{tuple(before)}; only optimizers whose state is shaped like the parameter (SGD, Adam, AdamW, ...) "
+                "can be kept in step"
+            )
+        fresh = positive_estimate(optimizer, value, name) if name in POSITIVE_STATE else 0.0
+        state[name] = remapped(value, remap.channels, remap.dim, fresh)
+
+
+def positive_estimate(optimizer: torch.optim.Optimizer, value: Tensor, name: str) -> float:
+    """Return the mean of ``value``, or, where that is zero, the mean of the same state over all parameters."""
+    mean = float(value.mean())
+    if mean > 0:
+        return mean
+    others = [state[name].mean() for state in optimizer.state.values() if name in state]
+    return float(torch.stack(others).mean())
+
+
+def apply_insert(host: nn.Module, insert: Insert, optimizer: torch.optim.Optimizer | None) -> None:
+    """Put a copy of the new module into its container, alike in dtype, device, mode and memory format."""
+    container = host.get_submodule(insert.path)
+    if insert.key in container._modules:
+        raise GhostkitError(f"{insert.path!r} already has a part called {insert.key!r}")
+    reference = next(host.parameters())
+    # A fresh copy each time: the network and its EMA copy must not share the module.
+    module = copy.deepcopy(insert.module).to(device=reference.device, dtype=reference.dtype)
+    if any(is_channels_last(parameter) for parameter in host.parameters()):
+        module = module.to(memory_format=torch.channels_last)
+    module.train(host.training)
+    siblings = named_like(host)
+    children = list(container._modules.items())
+    names = [name for name, _ in children]
+    place = len(names) if insert.after is None else names.index(insert.after) + 1
+    children.insert(place, (insert.key, module))
+    container._modules.clear()
+    container._modules.update(children)
+    for name, parameter in module.named_parameters():
+        sibling = nearest_sibling(siblings, f"{insert.target}.{name}", kind(module, name))
+        if sibling is None:
+            continue
+        parameter.requires_grad_(sibling.requires_grad)
+        if optimizer is None:
+            continue
+        for group in optimizer.param_groups:
+            if any(member is sibling for member in group["params"]):
+                group["params"].append(parameter)
+
+
+def kind(root: nn.Module, name: str) -> tuple[type, str]:
+    """Return what sort of parameter ``name`` is: the type of its layer, and its name there."""
+    path, _, leaf = name.rpartition(".")
+    return type(root.get_submodule(path)), leaf
+
+
+def named_like(host: nn.Module) -> list[tuple[str, tuple[type, str], nn.Parameter]]:
+    """Return name, kind and parameter for every parameter of ``host``."""
+    return [(name, kind(host, name), parameter) for name, parameter in host.named_parameters()]
+
+
+def nearest_sibling(
+    known: list[tuple[str, tuple[type, str], nn.Parameter]], name: str, wanted: tuple[type, str]
+) -> nn.Parameter | None:
+    """Return the parameter of the same kind whose name shares the longest path with ``name``."""
+
+    def shared(other: str) -> int:
+        parts = zip(name.split("."), other.split("."), strict=False)
+        return next((i for i, (a, b) in enumerate(parts) if a != b), 99)
+
+    alike = [(shared(other), parameter) for other, sort, parameter in known if sort == wanted]
+    return max(alike, key=lambda pair: pair[0])[1] if alike else None
+
+
+@contextmanager
+def transaction(
+    host: nn.Module, optimizer: torch.optim.Optimizer | None = None, ema: nn.Module | None = None
+) -> Iterator[None]:
+    """Restore everything as it was if the block raises.
+
+    Surgery gives tensors new contents and never writes into old ones, so remembering references is enough: this costs
+    no copy of any weight.
+    """
+    remembered = [remember(module) for root in (host, ema) if root is not None for module in root.modules()]
+    if optimizer is not None:
+        groups = [(group, list(group["params"])) for group in optimizer.param_groups]
+        states = {parameter: dict(state) for parameter, state in optimizer.state.items()}
+    try:
+        yield
+    except BaseException:
+        for module, attributes, tables, contents in remembered:
+            module.__dict__.update(attributes)
+            for table, entries in tables:
+                table.clear()
+                table.update(entries)
+            for parameter, data, gradient in contents:
+                parameter.grad = None
+                parameter.data = data
+                parameter.grad = gradient
+        if optimizer is not None:
+            for group, members in groups:
+                group["params"][:] = members
+            optimizer.state.clear()
+            for parameter, state in states.items():
+                optimizer.state[parameter] = state
+        raise
+
+
+def remember(
+    module: nn.Module,
+) -> tuple[nn.Module, dict[str, Any], list[tuple[dict, dict]], list[tuple[nn.Parameter, Tensor, Tensor | None]]]:
+    """Return ``module`` with its attributes, its tables of parts, and what its parameters hold."""
+    tables: list[tuple[dict, Mapping]] = [
+        (table, dict(table)) for table in (module._parameters, module._buffers, module._modules)
+    ]
+    contents = [
+        (parameter, parameter.data, parameter.grad)
+        for parameter in module._parameters.values()
+        if parameter is not None
+    ]
+    return module, dict(module.__dict__), tables, contents
+
+
+def measure_fresh_statistics(host: nn.Module, fresh: Mapping[str, Tensor], probe: Tensor) -> None:
+    """Set the BN statistics of fresh channels to what they are on the probe batch.
+
+    One pass in eval mode; each BN is measured just before it acts, so that a later one already sees the earlier one's
+    measured output.
+
+    Args:
+        host: the network.
+        fresh: path of each BN to the (C,) mask of its fresh channels.
+        probe: images (B, C, H, W).
+    """
+
+    def set_statistics(mask: Tensor):
+        def hook(layer: nn.BatchNorm2d, inputs: tuple[Tensor, ...]) -> None:
+            x = inputs[0].detach()
+            values = x.numel() // x.shape[1]
+            variance, mean = torch.var_mean(x, dim=(0, 2, 3), correction=min(1, values - 1))
+            layer.running_mean[mask] = mean[mask].to(layer.running_mean.dtype)
+            layer.running_var[mask] = variance[mask].to(layer.running_var.dtype)
+
+        return hook
+
+    handles = []
+    for path, mask in fresh.items():
+        layer = host.get_submodule(path)
+        if layer.running_mean is not None and bool(mask.any()):
+            handles.append(layer.register_forward_pre_hook(set_statistics(mask.to(layer.running_mean.device))))
+    try:
+        if handles:
+            with evaluating(host):
+                host(probe)
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,249 @@
+"""The ghost module and the layers that it is built into.
+
+What lives here is what is *grown*; how it grows is the business of :mod:`ghostkit.growth`. Parameter names, their order
+and their layout are those of the published GhostNet and GhostNetV2 (and of timm), so published weights load strictly.
+
+A ghost module makes a few *intrinsic maps* by an ordinary convolution and derives *ghost maps* from them by cheap
+depthwise convolutions, its *branches*. All branches of one kernel size run as one grouped convolution whose channels
+are group-major: channel ``i * branches + b`` is branch ``b`` of intrinsic map ``i``. A module therefore costs the same
+number of kernel launches with one branch as with eight.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ghostkit.errors import GhostkitError
+
+__all__ = ["ConvBnAct", "GhostBottleneck", "GhostModule", "SqueezeExcite", "make_divisible"]
+
+Activation = Callable[..., nn.Module]
+
+
+def make_divisible(channels: float, divisor: int = 4) -> int:
+    """Return ``channels`` rounded to a multiple of ``divisor``, never more than 10 % below (MobileNetV2's rule)."""
+    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * channels else rounded
+
+
+def cheap_operation(intrinsic: int, branches: int, kernel_size: int, activation: Activation) -> nn.Sequential:
+    """Return the grouped convolution, BN and activation that make ``branches`` ghost maps of every intrinsic map."""
+    return nn.Sequential(
+        nn.Conv2d(intrinsic, intrinsic * branches, kernel_size, padding=kernel_size // 2, groups=intrinsic, bias=False),
+        nn.BatchNorm2d(intrinsic * branches),
+        activation(inplace=True),
+    )
+
+
+class GhostModule(nn.Module):
+    """Intrinsic maps by a convolution, ghost maps from them by parallel cheap branches (GhostNet, eq. 3 and 4).
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output; ghost maps beyond them are computed and cut off, as published.
+        kernel_size: side of the primary convolution, in pixels.
+        ratio: the paper's *s*, one plus the number of branches; 1 makes no ghost maps.
+        cheap_kernel: the paper's *d*, side of the cheap convolutions, odd, in pixels.
+        stride: stride of the primary convolution.
+        activation: class of the activation; ``nn.Identity`` for the linear module of a bottleneck.
+        attention: gate the output by GhostNetV2's decoupled fully connected attention.
+
+    Raises:
+        GhostkitError: if a count is below one or a kernel is even.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 1,
+        ratio: int = 2,
+        cheap_kernel: int = 3,
+        stride: int = 1,
+        activation: Activation = nn.ReLU,
+        attention: bool = False,
+    ) -> None:
+        super().__init__()
+        if min(in_channels, out_channels, ratio, stride) < 1 or kernel_size % 2 == 0 or cheap_kernel % 2 == 0:
+            raise GhostkitError(
+                f"GhostModule({in_channels}, {out_channels}, kernel_size={kernel_size}, ratio={ratio}, "
+                f"cheap_kernel={cheap_kernel}, stride={stride}): channels, ratio and stride must be at least 1, "
+                "kernels odd"
+            )
+        self.out_channels = out_channels
+        self.cheap_kernel = cheap_kernel
+        self.activation = activation
+        intrinsic = math.ceil(out_channels / ratio)
+        self.primary_conv = nn.Sequential(
+            nn.Conv2d(in_channels, intrinsic, kernel_size, stride, kernel_size // 2, bias=False),
+            nn.BatchNorm2d(intrinsic),
+            activation(inplace=True),
+        )
+        self.cheap_operation = (
+            cheap_operation(intrinsic, ratio - 1, cheap_kernel, activation) if ratio > 1 else nn.Sequential()
+        )
+        self.further_operations = nn.ModuleDict()  # branches of other kernel sizes, which only growth adds
+        if attention:
+            self.short_conv = nn.Sequential(
+                nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, bias=False),
+                nn.BatchNorm2d(out_channels),
+                nn.Conv2d(out_channels, out_channels, (1, 5), padding=(0, 2), groups=out_channels, bias=False),
+                nn.BatchNorm2d(out_channels),
+                nn.Conv2d(out_channels, out_channels, (5, 1), padding=(2, 0), groups=out_channels, bias=False),
+                nn.BatchNorm2d(out_channels),
+            )
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of the input."""
+        return self.primary_conv[0].in_channels
+
+    @property
+    def intrinsic_channels(self) -> int:
+        """Number of intrinsic maps."""
+        return self.primary_conv[0].out_channels
+
+    @property
+    def attention(self) -> bool:
+        """Whether the output is gated by decoupled fully connected attention (GhostNetV2)."""
+        return hasattr(self, "short_conv")
+
+    def operations(self) -> Iterator[tuple[str, nn.Sequential]]:
+        """Yield the cheap operations with their paths inside the module, in the order of their output channels."""
+        if len(self.cheap_operation):
+            yield "cheap_operation", self.cheap_operation
+        for name, operation in self.further_operations.items():
+            yield f"further_operations.{name}", operation
+
+    def branches(self) -> dict[int, int]:
+        """Return the number of branches of each kernel size (kernel side in pixels -> count)."""
+        return {
+            operation[0].kernel_size[0]: operation[0].out_channels // self.intrinsic_channels
+            for _, operation in self.operations()
+        }
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, in_channels, H, W) to (B, out_channels, H / stride, W / stride)."""
+        intrinsic = self.primary_conv(x)
+        maps = [intrinsic]
+        if len(self.cheap_operation):
+            maps.append(self.cheap_operation(intrinsic))
+        maps.extend(operation(intrinsic) for operation in self.further_operations.values())
+        out = torch.cat(maps, dim=1) if len(maps) > 1 else intrinsic
+        if out.shape[1] > self.out_channels:
+            out = out[:, : self.out_channels]
+        return out * self._gate(x, out.shape[-2:]) if self.attention else out
+
+    def _gate(self, x: Tensor, size: torch.Size) -> Tensor:
+        # Pooling by two needs two pixels; a map that is already one pixel wide is pooled no further.
+        pooled = F.avg_pool2d(x, kernel_size=(min(2, x.shape[-2]), min(2, x.shape[-1])))
+        return F.interpolate(self.short_conv(pooled).sigmoid(), size=size, mode="nearest")
+
+
+class SqueezeExcite(nn.Module):
+    """Channel gates from globally pooled features (SE-Net, with MobileNetV3's hard sigmoid).
+
+    Args:
+        channels: channels of the input and of the output.
+        reduction: share of them in the bottleneck between, rounded to a multiple of 4.
+    """
+
+    def __init__(self, channels: int, reduction: float = 0.25) -> None:
+        super().__init__()
+        reduced = make_divisible(channels * reduction, 4)
+        self.conv_reduce = nn.Conv2d(channels, reduced, 1)
+        self.act = nn.ReLU(inplace=True)
+        self.conv_expand = nn.Conv2d(reduced, channels, 1)
+        self.gate = nn.Hardsigmoid()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to the same shape."""
+        pooled = x.mean((2, 3), keepdim=True)
+        return x * self.gate(self.conv_expand(self.act(self.conv_reduce(pooled))))
+
+
+class ConvBnAct(nn.Module):
+    """A 1x1 convolution, BN and ReLU: the last layer before GhostNet's head."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(out_channels)
+        self.act = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, in_channels, H, W) to (B, out_channels, H, W)."""
+        return self.act(self.bn1(self.conv(x)))
+
+
+class GhostBottleneck(nn.Module):
+    """Two ghost modules with a shortcut around them: the first expands, the second projects (GhostNet, fig. 3).
+
+    Args:
+        in_channels: channels of the input.
+        hidden_channels: channels between the two ghost modules.
+        out_channels: channels of the output.
+        kernel_size: side of the strided depthwise convolution and of the shortcut's, in pixels.
+        stride: 1, or 2 to halve the resolution.
+        squeeze_excite: share of the hidden channels in the SE layer's middle; 0 leaves the layer out.
+        ratio: the paper's *s*, for both ghost modules.
+        cheap_kernel: the paper's *d*, for both ghost modules.
+        attention: gate the first ghost module by GhostNetV2's attention.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        hidden_channels: int,
+        out_channels: int,
+        kernel_size: int = 3,
+        stride: int = 1,
+        squeeze_excite: float = 0.0,
+        ratio: int = 2,
+        cheap_kernel: int = 3,
+        attention: bool = False,
+    ) -> None:
+        super().__init__()
+        self.stride = stride
+        self.kernel_size = kernel_size
+        self.squeeze_excite = squeeze_excite
+        self.ratio = ratio
+        self.ghost1 = GhostModule(
+            in_channels, hidden_channels, ratio=ratio, cheap_kernel=cheap_kernel, attention=attention
+        )
+
+        def depthwise(channels: int) -> nn.Conv2d:
+            return nn.Conv2d(channels, channels, kernel_size, stride, kernel_size // 2, groups=channels, bias=False)
+
+        if stride > 1:
+            self.conv_dw: nn.Conv2d | None = depthwise(hidden_channels)
+            self.bn_dw: nn.BatchNorm2d | None = nn.BatchNorm2d(hidden_channels)
+        else:
+            self.conv_dw = self.bn_dw = None
+        self.se = SqueezeExcite(hidden_channels, squeeze_excite) if squeeze_excite else None
+        self.ghost2 = GhostModule(
+            hidden_channels, out_channels, ratio=ratio, cheap_kernel=cheap_kernel, activation=nn.Identity
+        )
+        if stride == 1 and in_channels == out_channels:
+            self.shortcut = nn.Sequential()
+        else:
+            self.shortcut = nn.Sequential(
+                depthwise(in_channels),
+                nn.BatchNorm2d(in_channels),
+                nn.Conv2d(in_channels, out_channels, 1, bias=False),
+                nn.BatchNorm2d(out_channels),
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, in_channels, H, W) to (B, out_channels, H / stride, W / stride)."""
+        hidden = self.ghost1(x)
+        if self.conv_dw is not None and self.bn_dw is not None:
+            hidden = self.bn_dw(self.conv_dw(hidden))
+        if self.se is not None:
+            hidden = self.se(hidden)
+        return self.ghost2(hidden) + self.shortcut(x)

@@ -1,0 +1,117 @@
+"""The networks that can be asked for by name, and their published weights.
+
+A variant is a line of numbers over one class. What :func:`build` returns remembers its *recipe* (name and arguments) as
+plain data, from which a checkpoint rebuilds it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ghostkit.errors import GhostkitError
+from ghostkit.nn.ghostnet import SEEDLING_STAGES, GhostNet
+
+__all__ = ["build", "names", "read_weights"]
+
+# name -> (class, the numbers of the variant)
+VARIANTS: dict[str, tuple[Callable[..., nn.Module], dict[str, Any]]] = {
+    "ghostnet_050": (GhostNet, {"width": 0.5}),
+    "ghostnet_100": (GhostNet, {"width": 1.0}),
+    "ghostnet_130": (GhostNet, {"width": 1.3}),
+    "ghostnetv2_100": (GhostNet, {"width": 1.0, "version": 2}),
+    "ghostnetv2_130": (GhostNet, {"width": 1.3, "version": 2}),
+    "ghostnetv2_160": (GhostNet, {"width": 1.6, "version": 2}),
+    "seedling": (
+        GhostNet,
+        {"stages": SEEDLING_STAGES, "stem_channels": 4, "stem_stride": 1, "head_channels": 0, "dropout": 0.0},
+    ),
+}
+
+
+def names() -> list[str]:
+    """Return the names that :func:`build` knows."""
+    return list(VARIANTS)
+
+
+def build(
+    name: str,
+    num_classes: int = 1000,
+    in_channels: int = 3,
+    weights: str | Path | None = None,
+    **options: Any,
+) -> nn.Module:
+    """Return the network called ``name``, ready to train and to grow.
+
+    Args:
+        name: one of :func:`names`, such as ``"seedling"`` or ``"ghostnet_100"``.
+        num_classes: classes of the classifier.
+        in_channels: channels of the images.
+        weights: file of published weights (safetensors, or the tensors of a ``.pth`` file), loaded strictly.
+        **options: further arguments of the network's class; they override the variant's own numbers.
+
+    Raises:
+        GhostkitError: if the name or an option is unknown, or the weights do not fit.
+
+    >>> build("seedling", num_classes=10, in_channels=1)(torch.zeros(2, 1, 28, 28)).shape
+    torch.Size([2, 10])
+    """
+    if name not in VARIANTS:
+        near = difflib.get_close_matches(name, VARIANTS, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise GhostkitError(f"unknown model {name!r}; {hint}known are {', '.join(VARIANTS)}")
+    make, numbers = VARIANTS[name]
+    try:
+        model = make(**{**numbers, "num_classes": num_classes, "in_channels": in_channels, **options})
+    except TypeError as error:
+        raise GhostkitError(
+            f"build({name!r}, {', '.join(f'{k}={v!r}' for k, v in options.items())}): {error}"
+        ) from None
+    model.recipe = {"name": name, "num_classes": num_classes, "in_channels": in_channels, **options}
+    if weights is not None:
+        state = published_names(read_weights(weights))
+        try:
+            model.load_state_dict(state, strict=True)
+        except RuntimeError as error:
+            raise GhostkitError(f"the weights in {str(weights)!r} do not fit {name!r}: {error}") from None
+    return model
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """Return the tensors stored at ``path``, without ever running code from the file.
+
+    Raises:
+        GhostkitError: if the file is missing, broken, or holds anything but tensors.
+    """
+    path = Path(path)
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        # weights_only restricts the reader to tensors and plain containers.
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, ValueError, EOFError, SafetensorError) as error:
+        raise GhostkitError(f"cannot read weights from {str(path)!r}: {error}") from None
+    except Exception as error:  # the restricted reader refuses foreign objects with an error of its own module
+        raise GhostkitError(f"{str(path)!r} holds more than plain tensors and was not read: {error}") from None
+    for wrapper in ("state_dict", "model"):
+        if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
+            state = state[wrapper]
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise GhostkitError(f"{str(path)!r} holds no state dict: expected names with tensors")
+    return dict(state)
+
+
+def published_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return ``state`` without profilers' ``total_ops`` and ``total_params`` keys or a ``module.`` prefix."""
+    return {
+        key.removeprefix("module."): value
+        for key, value in state.items()
+        if key.rpartition(".")[2] not in ("total_ops", "total_params")
+    }
