@@ -84,6 +84,7 @@ class AddBlock:
     Args:
         site: id of a depth site, the row.
         after: name of the block in the row that the new one stands behind.
+        hidden: channels in the new block's middle; as many as the block before it has when None.
         tensors: the new block's state dict, where a candidate scored it.
     """
 
@@ -91,6 +92,7 @@ class AddBlock:
 
     site: str
     after: str
+    hidden: int | None = None
     tensors: Tensors = field(default=None, compare=False, repr=False)
 
     def __str__(self) -> str:
@@ -119,8 +121,8 @@ def edit_from_json(values: Mapping[str, Any]) -> Edit:
         raise GhostkitError(f"unknown edit {name!r}; known are {', '.join(KINDS)}")
     types = {f.name: f.type for f in fields(KINDS[name]) if f.name != "tensors"}
     for key, value in arguments.items():
-        if types.get(key) != type(value).__name__:
-            expected = types.get(key, "no such argument")
+        expected = types.get(key, "no such argument")
+        if type(value).__name__ not in expected.replace("None", "NoneType").split(" | "):
             raise GhostkitError(f"{name} in a history has {key}={value!r}; expected {expected}")
     try:
         return KINDS[name](**arguments)
@@ -252,9 +254,11 @@ def _(edit: AddBlock, host: nn.Module, known: list[Site], generator: torch.Gener
     if edit.after not in site.blocks:
         raise GhostkitError(f"{edit}: no block {edit.after!r} in {edit.site!r}; it has {', '.join(site.blocks)}")
     row = host.get_submodule(site.id)
+    if edit.hidden is not None and edit.hidden < 1:
+        raise GhostkitError(f"{edit}: hidden={edit.hidden} must be at least 1")
     before = row.get_submodule(edit.after)
     with drawing_from(generator):
-        block, wakes_from = identity_like(before)
+        block, wakes_from = identity_like(before, edit.hidden)
     if edit.tensors is not None:
         try:
             block.load_state_dict(dict(edit.tensors))

@@ -177,14 +177,15 @@ def _(layer: GhostModule, channels: ChannelMap, surgery: Surgery) -> None:
 
 
 @singledispatch
-def identity_like(block: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
-    """Return a new block to stand behind ``block`` that passes its input on, and the names of what holds it at zero.
+def identity_like(block: nn.Module, hidden: int | None = None) -> tuple[nn.Module, tuple[str, str]]:
+    """Return a new block to stand behind ``block`` that passes its input on, and the two layers that it wakes from.
 
     Args:
         block: a residual block; the new one reads and writes ``block``'s output channels at stride 1.
+        hidden: channels in the new block's middle; as many as ``block`` has when None.
 
     Returns:
-        The block, and the names of those zero parameters from which it wakes.
+        The block, and the paths in it of its last convolution and of the BN behind that, whose gamma is zero.
 
     Raises:
         GhostkitError: if there is no rule for this kind of block.
@@ -193,11 +194,11 @@ def identity_like(block: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
 
 
 @identity_like.register
-def _(block: GhostBottleneck) -> tuple[nn.Module, tuple[str, ...]]:
+def _(block: GhostBottleneck, hidden: int | None = None) -> tuple[nn.Module, tuple[str, str]]:
     channels = block.ghost2.out_channels
     new = GhostBottleneck(
         channels,
-        block.ghost1.out_channels,
+        hidden or block.ghost1.out_channels,
         channels,
         block.kernel_size,
         stride=1,
@@ -211,4 +212,4 @@ def _(block: GhostBottleneck) -> tuple[nn.Module, tuple[str, ...]]:
     nn.init.zeros_(new.ghost2.primary_conv[1].weight)
     for _, operation in new.ghost2.operations():
         nn.init.zeros_(operation[1].weight)
-    return new, ("ghost2.primary_conv.1.weight",)
+    return new, ("ghost2.primary_conv.0", "ghost2.primary_conv.1")

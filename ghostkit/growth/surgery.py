@@ -58,8 +58,8 @@ class Assign:
 class Insert:
     """A new module enters a container, behind the child ``after`` (at the end when None).
 
-    ``input_of`` is the path of the module whose output the new module reads; ``wakes_from`` names its zero parameters
-    whose gradient tells what the module would bring.
+    ``input_of`` is the path of the module whose output the new module reads; ``wakes_from`` names, in a residual block,
+    the last convolution and the BN behind it that holds the block at zero.
     """
 
     path: str
@@ -67,7 +67,7 @@ class Insert:
     module: nn.Module
     after: str | None
     input_of: str
-    wakes_from: tuple[str, ...] = ()
+    wakes_from: tuple[str, str] | None = None
 
     @property
     def target(self) -> str:
@@ -139,7 +139,7 @@ class Surgery:
         module: nn.Module,
         input_of: nn.Module,
         after: str | None = None,
-        wakes_from: tuple[str, ...] = (),
+        wakes_from: tuple[str, str] | None = None,
     ) -> None:
         """Take down that ``module`` enters ``container`` under ``key``, reading the output of ``input_of``."""
         self.inserts.append(Insert(self.path(container), key, module, after, self.path(input_of), wakes_from))

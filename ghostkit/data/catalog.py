@@ -1,0 +1,215 @@
+"""Every named data set: what it holds, where its files are looked for, and how they are got.
+
+The table below is the catalogue, and ``ghostkit data`` prints it with what is found here. Nothing is downloaded unless
+that is asked for.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ghostkit.data import readers
+from ghostkit.data.folders import reason
+from ghostkit.data.idx import find_idx
+from ghostkit.errors import GhostkitError
+
+__all__ = ["FOLDER", "SOURCES", "Source", "default_root", "find_home", "sources"]
+
+FOLDER = "folder:"
+IDX_FILES = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
+DEBIAN_FASHION = "/usr/share/datasets/fashion-mnist"  # of Debian's package dataset-fashion-mnist
+IMAGENET_ARCHIVES = ("ILSVRC2012_devkit_t12.tar.gz", "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")
+NO_OPTIONS: tuple[dict[str, Any], ...] = ({},)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A named data set.
+
+    Args:
+        images: what it holds, in words.
+        read: turns the folder that holds the files into images and labels.
+        homes: folders that are searched, in this order, each below the root or absolute; none for embedded data.
+        files: files or folders that a home must hold; idx files may be gzipped.
+        torchvision: name of torchvision's class that downloads it; "" if it cannot be downloaded.
+        calls: the options of each call of that class that is needed to get everything.
+        get: another way to get it, for people; ROOT stands for the data root.
+    """
+
+    images: str
+    read: readers.Reader
+    homes: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+    torchvision: str = ""
+    calls: tuple[dict[str, Any], ...] = NO_OPTIONS
+    get: str = ""
+
+
+def _idx(class_name: str, *more_homes: str, get: str = "") -> Source:
+    """Return MNIST or one of the data sets made in its image: same sizes, same files, same layout."""
+    homes = (f"{class_name}/raw", *more_homes)
+    read = readers.read_idx_files(class_name)
+    return Source("60,000 + 10,000, 28x28 grey", read, homes, IDX_FILES, class_name, get=get)
+
+
+SOURCES: dict[str, Source] = {
+    "digits": Source("1,401 + 396, 8x8 grey", readers.read_digits),
+    "fashion-mnist": _idx("FashionMNIST", DEBIAN_FASHION, get="`apt-get install dataset-fashion-mnist`"),
+    "mnist": _idx("MNIST"),
+    "kmnist": _idx("KMNIST"),
+    "cifar-10": Source(
+        images="50,000 + 10,000, 32x32 colour",
+        read=readers.read_cifar("CIFAR10"),
+        homes=("cifar-10-batches-py",),
+        files=(*(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "batches.meta"),
+        torchvision="CIFAR10",
+    ),
+    "cifar-100": Source(
+        images="50,000 + 10,000, 32x32 colour",
+        read=readers.read_cifar("CIFAR100"),
+        homes=("cifar-100-python",),
+        files=("train", "test", "meta"),
+        torchvision="CIFAR100",
+    ),
+    "svhn": Source(
+        images="73,257 + 26,032, 32x32 colour",
+        read=readers.read_svhn,
+        homes=(".",),
+        files=("train_32x32.mat", "test_32x32.mat"),
+        torchvision="SVHN",
+        calls=({"split": "train"}, {"split": "test"}),
+    ),
+    "eurosat": Source(
+        images="27,000, a fifth held out, 64x64 colour",
+        read=readers.read_eurosat,
+        homes=("eurosat/2750",),
+        torchvision="EuroSAT",
+    ),
+    "imagenette": Source(
+        images="9,469 + 3,925, photographs in colour",
+        read=readers.read_imagenette,
+        homes=tuple(readers.IMAGENETTE),
+        files=("train", "val"),
+        torchvision="Imagenette",
+        calls=({"size": "320px"},),
+    ),
+    "imagenet": Source(
+        images="1,281,167 + 50,000, photographs in colour",
+        read=readers.read_imagenet,
+        homes=("imagenet",),
+        files=("train", "val"),
+        get=f"register at https://image-net.org, put {', '.join(IMAGENET_ARCHIVES)} into ROOT/imagenet, and run "
+        "`ghostkit data imagenet --download`, which unpacks them",
+    ),
+}
+
+
+def default_root() -> Path:
+    """Return the folder that holds, or receives, data sets: ``$GHOSTKIT_DATA``, else ``~/.cache/ghostkit/data``."""
+    return Path(os.environ.get("GHOSTKIT_DATA") or "~/.cache/ghostkit/data").expanduser()
+
+
+def sources(root: str | Path | None = None) -> pd.DataFrame:
+    """Return one row per data set: ``name``, ``task``, ``images``, ``found``, ``where`` and ``get``.
+
+    Only the presence of files is looked at: nothing is opened, and nothing is downloaded.
+
+    Args:
+        root: the folder that holds the data sets; None for :func:`default_root`.
+    """
+    rows: list[tuple[str, str, bool, str, str]] = []
+    for name, source in SOURCES.items():
+        if source.homes:
+            home = _found(source, _base(root))
+            rows.append((name, source.images, home is not None, str(home or ""), _ways(name, root)))
+        else:
+            rows.append((name, source.images, True, "scikit-learn", "nothing to get, it comes with scikit-learn"))
+    rows.append(
+        (f"{FOLDER}PATH", "your own, grey or colour, any size", True, "PATH", "put images in a folder per class")
+    )
+    frame = pd.DataFrame(rows, columns=["name", "images", "found", "where", "get"])
+    frame.insert(1, "task", "classification")
+    return frame
+
+
+def find_home(name: str, root: str | Path | None, download: bool) -> Path:
+    """Return the folder that holds the files of a named data set, after getting them if that is asked for.
+
+    Args:
+        name: a key of ``SOURCES``.
+        root: the folder that holds the data sets; None for :func:`default_root`.
+        download: get the files if they are not found.
+
+    Raises:
+        GhostkitError: if the name is unknown, the root is no folder, files are missing, or getting them failed.
+    """
+    if name not in SOURCES:
+        raise GhostkitError(_unknown(name))
+    source, base = SOURCES[name], _base(root)
+    to_be_made = not base.exists() and (root is None or download)
+    if not base.is_dir() and not to_be_made:
+        raise GhostkitError(f"the data root {str(base)!r} is no folder; expected one that holds data sets")
+    if not source.homes:
+        return base
+    home = _found(source, base)
+    if home is None and download:
+        _get(name, root)
+        home = _found(source, base)
+    if home is None:
+        wanted = ", ".join(source.files) or "a folder per class"
+        gzipped = " (or .gz)" if source.files == IDX_FILES else ""
+        places = " and in ".join(repr(str(base / place)) for place in source.homes)
+        raise GhostkitError(
+            f"{name!r} is not here: looked for {wanted}{gzipped} in {places}; to get it: {_ways(name, root)}"
+        )
+    return home
+
+
+def _base(root: str | Path | None) -> Path:
+    return default_root() if root is None else Path(root).expanduser()
+
+
+def _found(source: Source, base: Path) -> Path | None:
+    for home in (base / place for place in source.homes):
+        if home.is_dir() and all((home / file).exists() or find_idx(home, file) for file in source.files):
+            return home
+    return None
+
+
+def _get(name: str, root: str | Path | None) -> None:
+    """Let torchvision download a data set, or unpack ImageNet's archives, which only their owner may hand out."""
+    source, place = SOURCES[name], _base(root)
+    class_name, calls, options = source.torchvision, source.calls, {"download": True}
+    if not class_name:
+        place /= source.homes[0]
+        if not all((place / archive).is_file() for archive in IMAGENET_ARCHIVES):
+            raise GhostkitError(f"{name!r} cannot be downloaded; to get it: {_ways(name, root)}")
+        class_name, calls, options = "ImageNet", ({"split": "train"}, {"split": "val"}), {}
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        for call in calls:
+            readers.torchvision_class(class_name)(place, **call, **options)
+    except Exception as error:  # no network, no space, a wrong checksum, a damaged archive: each raises another type
+        raise GhostkitError(f"getting {name!r} into {str(place)!r} failed: {reason(error)}") from None
+
+
+def _ways(name: str, root: str | Path | None) -> str:
+    """Return, for people, how to get a named data set."""
+    source = SOURCES[name]
+    ways = [f"`ghostkit data {name} --download`"] if source.torchvision else []
+    text = " or ".join([*ways, *([source.get] if source.get else [])]).replace("ROOT", str(_base(root)))
+    return text if root is None else text.replace("--download", f"--download --root {root}")
+
+
+def _unknown(name: str) -> str:
+    near = difflib.get_close_matches(name.lower(), SOURCES, n=1)
+    if not near and name and Path(name).expanduser().is_dir():
+        near = [FOLDER + name]
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"unknown data {name!r}; {hint}known are {', '.join(SOURCES)} and {FOLDER}PATH"

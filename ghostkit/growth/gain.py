@@ -1,0 +1,114 @@
+"""What a candidate would bring, in one unit for every kind of edit: the predicted decrease of the loss, in nats.
+
+Every edit adds something that starts at zero: new columns of a consumer, or what a new block adds to its stream (taken
+as a projection of the block's hidden features, so that width and depth are measured alike). At that point the gradient
+of these zero-born numbers is exact, whatever lies before them (BN, activation, strided depthwise convolution, SE). With g_n the gradient of sample n, the predicted decrease is that of a damped Newton step with the
+diagonal of the empirical Fisher information for a Hessian,
+
+    gain = 1/2 * sum_i (mean(g_i)^2 - var(g_i) / N) / (mean(g_i^2) + damping),
+
+where the variance term takes off what pure noise would score (a gain below zero is one that the probe cannot tell from
+noise). It is free of the scale of weights and features, so candidates at different sites and of different kinds compare.
+
+Features are *residualised* first (TINY): what the consumer could already make from the channels it has, a constant
+included, is taken out. Without that, two thirds of a new channel is an old one over again, and its per-sample gradients
+are mostly a part that the BN behind the consumer cancels: pure noise in the variance.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["Probe", "fisher_gain", "per_sample_gradient", "raw_gain"]
+
+RIDGE = 1e-3  # share of the mean diagonal that is added to second moments
+DAMPING = 0.1  # share of the mean Fisher information that is added to every entry
+
+
+@dataclass
+class Probe:
+    """What went into some layers and which gradient came back to their outputs, in one forward and backward pass.
+
+    Use as a context manager around the passes.
+
+    Args:
+        layers: the layers to listen to, by path.
+        inputs: path -> input (B, ...).
+        outputs: path -> output (B, ...).
+        gradients: path -> gradient of the loss at the layer's output (B, ...).
+    """
+
+    layers: dict[str, nn.Module]
+    inputs: dict[str, Tensor] = field(default_factory=dict)
+    outputs: dict[str, Tensor] = field(default_factory=dict)
+    gradients: dict[str, Tensor] = field(default_factory=dict)
+
+    def __enter__(self) -> Probe:
+        self._handles = [layer.register_forward_hook(self._hook(path)) for path, layer in self.layers.items()]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _hook(self, path: str):
+        def hook(_layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            self.inputs[path] = inputs[0].detach()
+            self.outputs[path] = output.detach()
+            # A hook on the tensor, not on the module: the latter forbids the in-place activations that may follow.
+            if output.requires_grad:
+                output.register_hook(lambda gradient: self.gradients.__setitem__(path, gradient))
+
+        return hook
+
+
+def residual(new: Tensor, old: Tensor) -> Tensor:
+    """Return the part of the channels ``new`` (B, n, ...) that no linear map of ``old`` (B, m, ...) explains."""
+    shape = new.shape
+    flat_new, flat_old = (
+        (x - x.mean([0, *range(2, x.dim())], keepdim=True)).transpose(0, 1).flatten(1) for x in (new, old)
+    )
+    moments = (flat_old @ flat_old.mT).double()
+    moments += RIDGE * moments.diagonal().mean() * torch.eye(len(moments), dtype=moments.dtype, device=new.device)
+    weights = torch.linalg.solve(moments, (flat_old @ flat_new.mT).double()).to(new.dtype)
+    rest = flat_new - weights.mT @ flat_old
+    return rest.view(shape[1], shape[0], *shape[2:]).transpose(0, 1)
+
+
+def per_sample_gradient(layer: nn.Module, x: Tensor, delta: Tensor) -> Tensor:
+    """Return the gradient of a convolution's or linear layer's weight for each sample.
+
+    Args:
+        layer: gives kernel size, stride, padding and dilation.
+        x: those channels of its input that are meant (B, n, ...).
+        delta: gradient of the batch's mean loss at its output (B, C, ...).
+
+    Returns:
+        (B, C * n * k * k), scaled so that the mean over the samples is the gradient of the mean loss.
+    """
+    delta = delta * len(delta)
+    if isinstance(layer, nn.Conv2d):
+        if layer.kernel_size == (1, 1) and layer.stride == (1, 1) and layer.padding == (0, 0):
+            patches = x.flatten(2)
+        else:
+            patches = F.unfold(x, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
+        return (delta.flatten(2) @ patches.transpose(1, 2)).flatten(1)
+    return (delta[:, :, None] * x[:, None, :]).flatten(1)
+
+
+def fisher_gain(gradients: Tensor) -> float:
+    """Return the predicted decrease of the loss, in nats, from per-sample gradients (B, parameters)."""
+    samples = len(gradients)
+    mean, fisher = gradients.mean(0), gradients.square().mean(0)
+    noise = (fisher - mean.square()) / max(samples - 1, 1)
+    damping = DAMPING * fisher.mean() + torch.finfo(fisher.dtype).tiny
+    return 0.5 * float(((mean.square() - noise) / (fisher + damping)).sum())
+
+
+def raw_gain(gradients: Tensor) -> float:
+    """Return the squared norm of the gradient (GradMax's score), from per-sample gradients (B, parameters)."""
+    return float(gradients.mean(0).square().sum())
