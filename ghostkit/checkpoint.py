@@ -1,0 +1,231 @@
+"""Checkpoints: recipe, history and plain state as JSON, tensors as safetensors; nothing is ever unpickled.
+
+A checkpoint is a folder. Its data files carry their checksum in their name and are written first; ``manifest.json``,
+which names them, is replaced last and atomically. A reader therefore finds the old checkpoint or the new one, whenever
+the writer is killed, and notices a file that is missing, cut short or altered.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as parse_tensors
+from safetensors.torch import save as tensor_bytes
+from torch import Tensor, nn
+
+from ghostkit.errors import GhostkitError
+from ghostkit.files import write_atomically
+from ghostkit.growth.grow import rebuild, regrow
+from ghostkit.growth.history import History, history_of
+
+__all__ = ["load", "load_state", "save"]
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+
+
+def save(
+    model: nn.Module,
+    folder: str | Path,
+    optimizer: torch.optim.Optimizer | None = None,
+    state: Mapping[str, Any] | None = None,
+    tensors: Mapping[str, Tensor] | None = None,
+) -> Path:
+    """Save a grown network, and what else it takes to go on, into ``folder``.
+
+    Args:
+        model: the network; its recipe and history go along.
+        folder: made if it is not there; an older checkpoint in it is replaced.
+        optimizer: its state and hyperparameters go along.
+        state: further plain data, such as a trainer's counters.
+        tensors: further tensors, such as the states of random generators.
+
+    Raises:
+        GhostkitError: if the folder cannot be written.
+
+    >>> save(model, "checkpoint", optimizer); model, optimizer = load("checkpoint", torch.optim.AdamW)
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise GhostkitError(f"cannot make the folder {str(folder)!r}: {error}") from None
+    contents = {
+        "history.jsonl": "\n".join(history_of(model).lines()).encode() + b"\n",
+        "model.safetensors": tensor_bytes(stored(model.state_dict())),
+    }
+    plain: dict[str, Any] = {"state": dict(state or {})}
+    if optimizer is not None:
+        plain["optimizer"], moments = optimizer_to_plain(optimizer, model)
+        contents["optimizer.safetensors"] = tensor_bytes(moments)
+    if tensors:
+        contents["state.safetensors"] = tensor_bytes(stored(tensors))
+    files = {}
+    for name, data in contents.items():
+        digest = hashlib.sha256(data).hexdigest()
+        stem, _, suffix = name.rpartition(".")
+        path = folder / f"{stem}-{digest[:12]}.{suffix}"
+        files[name] = {"file": path.name, "sha256": digest}
+        if not path.exists() or path.read_bytes() != data:
+            write_atomically(path, data)
+    write_atomically(folder / MANIFEST, json.dumps({"format": FORMAT, "files": files, **plain}, indent=1))
+    current = {entry["file"] for entry in files.values()}
+    for name in contents:  # data files of the checkpoint that was replaced
+        stem, _, suffix = name.rpartition(".")
+        for path in folder.glob(f"{stem}-{'?' * 12}.{suffix}"):
+            if path.name not in current:
+                path.unlink(missing_ok=True)
+    return folder
+
+
+def stored(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return contiguous copies of ``tensors`` on the CPU, as safetensors wants them."""
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+
+
+def load(folder: str | Path, optimizer: MakeOptimizer | None = None, host: nn.Module | None = None) -> Any:
+    """Return the network saved in ``folder``, and its optimizer when one is asked for.
+
+    Args:
+        folder: where :func:`save` wrote.
+        optimizer: the class, or a function that makes an optimizer of parameters; it is given the stored state.
+        host: the seedling of a network of your own, which no recipe can build; it is grown in place.
+
+    Returns:
+        The model, or the pair (model, optimizer) when ``optimizer`` is given.
+
+    Raises:
+        GhostkitError: if a file is missing, cut short or altered, or was written by a newer version.
+    """
+    manifest, contents = read(folder)
+    history = History.parse(contents["history.jsonl"].decode().splitlines(keepends=True), f"{folder}/history.jsonl")
+    if host is None:
+        model = rebuild(history)
+    else:
+        model = host
+        regrow(model, history)
+    weights = tensors_of(contents["model.safetensors"], f"{folder}/model.safetensors")
+    sample = next((weight for weight in weights.values() if weight.is_floating_point()), None)
+    if sample is not None:
+        model.to(dtype=sample.dtype)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise GhostkitError(f"the weights in {str(folder)!r} do not fit the network of its history: {error}") from None
+    if optimizer is None:
+        return model
+    if "optimizer" not in manifest:
+        raise GhostkitError(f"{str(folder)!r} holds no optimizer; it was saved without one")
+    made = optimizer(model.parameters())
+    moments = tensors_of(contents["optimizer.safetensors"], f"{folder}/optimizer.safetensors")
+    optimizer_from_plain(made, model, manifest["optimizer"], moments, str(folder))
+    return model, made
+
+
+def load_state(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return the further plain data and tensors that :func:`save` was given."""
+    manifest, contents = read(folder)
+    data = contents.get("state.safetensors")
+    return manifest.get("state", {}), {} if data is None else tensors_of(data, f"{folder}/state.safetensors")
+
+
+def read(folder: str | Path) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Return a checkpoint's manifest and the contents of its files, after checking their sums."""
+    folder = Path(folder)
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+    except (OSError, ValueError) as error:
+        raise GhostkitError(f"{str(folder)!r} is no checkpoint: cannot read its {MANIFEST}: {error}") from None
+    found = manifest.get("format") if isinstance(manifest, dict) else None
+    if found != FORMAT:
+        raise GhostkitError(f"the checkpoint {str(folder)!r} has format {found!r}; this version reads format {FORMAT}")
+    contents = {}
+    try:
+        entries = {str(name): (str(e["file"]), str(e["sha256"])) for name, e in manifest["files"].items()}
+        for name, (file, digest) in entries.items():
+            if Path(file).name != file:
+                raise GhostkitError(f"the checkpoint {str(folder)!r} names a file outside itself: {file!r}")
+            data = (folder / file).read_bytes()
+            if hashlib.sha256(data).hexdigest() != digest:
+                raise GhostkitError(
+                    f"{str(folder / file)!r} was cut short or altered: its checksum is not the one in {MANIFEST}; "
+                    "use an earlier checkpoint"
+                )
+            contents[name] = data
+    except OSError as error:
+        raise GhostkitError(f"the checkpoint {str(folder)!r} lacks a file: {error}; use an earlier one") from None
+    except (KeyError, TypeError, AttributeError) as error:
+        raise GhostkitError(f"the {MANIFEST} of {str(folder)!r} is not as save() writes it: {error!r}") from None
+    for name in ("history.jsonl", "model.safetensors"):
+        if name not in contents:
+            raise GhostkitError(f"the checkpoint {str(folder)!r} names no {name}")
+    return manifest, contents
+
+
+def tensors_of(data: bytes, source: str) -> dict[str, Tensor]:
+    """Return the tensors in safetensors ``data``."""
+    try:
+        return parse_tensors(data)
+    except (SafetensorError, ValueError) as error:
+        raise GhostkitError(f"{source} holds no tensors that can be read: {error}") from None
+
+
+def optimizer_to_plain(optimizer: torch.optim.Optimizer, model: nn.Module) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return an optimizer's groups and numbers as plain data, and its tensors, all under the parameters' names."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    groups = []
+    for group in optimizer.param_groups:
+        settings = {key: plain_setting(value) for key, value in group.items() if key != "params"}
+        groups.append({"settings": settings, "params": [names[parameter] for parameter in group["params"]]})
+    numbers: dict[str, dict[str, Any]] = {}
+    tensors: dict[str, Tensor] = {}
+    for parameter, state in optimizer.state.items():
+        for key, value in state.items():
+            if isinstance(value, Tensor):
+                tensors[f"{names[parameter]}|{key}"] = value
+            else:
+                numbers.setdefault(names[parameter], {})[key] = value
+    return {"class": type(optimizer).__name__, "groups": groups, "numbers": numbers}, stored(tensors)
+
+
+def plain_setting(value: Any) -> Any:
+    """Return a hyperparameter as JSON can hold it."""
+    return float(value) if isinstance(value, Tensor) else value
+
+
+def optimizer_from_plain(
+    optimizer: torch.optim.Optimizer,
+    model: nn.Module,
+    plain: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    source: str,
+) -> None:
+    """Put the stored groups and state into ``optimizer``."""
+    parameters = dict(model.named_parameters())
+    if plain.get("class") != type(optimizer).__name__:
+        raise GhostkitError(f"{source!r} holds the state of {plain.get('class')}, not of {type(optimizer).__name__}")
+    try:
+        defaults = optimizer.param_groups[0]
+        optimizer.param_groups = []
+        for group in plain["groups"]:
+            settings = {
+                key: tuple(value) if isinstance(defaults.get(key), tuple) else value
+                for key, value in group["settings"].items()
+            }
+            optimizer.add_param_group({"params": [parameters[name] for name in group["params"]], **settings})
+        optimizer.state.clear()
+        for name, numbers in plain["numbers"].items():
+            optimizer.state[parameters[name]].update(numbers)
+        for entry, tensor in tensors.items():
+            name, _, key = entry.rpartition("|")
+            parameter = parameters[name]
+            optimizer.state[parameter][key] = tensor.to(parameter.device) if tensor.dim() else tensor
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
+        raise GhostkitError(f"the optimizer stored in {source!r} does not fit: {error!r}") from None

@@ -1,0 +1,172 @@
+"""The `ghostkit` command: words typed in a terminal, turned into calls of the package.
+
+One function a command, and nothing in it but wiring: what a command does, the package does. Whatever is heavy is
+imported by the command that needs it, so that help comes at once. What the user can mend ends with one red line and
+exit status 2; anything else is a fault of ours, and shows its traceback.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from ghostkit.errors import GhostkitError
+
+__all__ = ["app"]
+
+
+class _Commands(TyperGroup):
+    """The group of all commands, which words a GhostkitError and a Ctrl-C instead of letting them through."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except GhostkitError as error:
+            typer.secho(f"ghostkit: {' '.join(str(error).split())}", fg="red", err=True)
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            typer.secho("ghostkit: stopped by hand; what was finished is kept", fg="red", err=True)
+            raise typer.Exit(130) from None
+
+
+class _WithPairs(TyperCommand):
+    """A command whose `-p NAME VALUE` takes two words, as papermill's does; typer has no repeated pairs."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        words, joined = iter(args), []
+        for word in words:
+            joined.append(word)
+            if word == "--":
+                break
+            if word == "-p" and (name := next(words, None)) is not None:
+                value = None if re.match(r"\w+=", name) else next(words, None)
+                joined.append(name if value is None else f"{name}={value}")
+        return super().parse_args(ctx, [*joined, *words])
+
+
+app = typer.Typer(
+    cls=_Commands,
+    help="Grow vision networks interactively: ghost modules that widen and deepen while they train.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from ghostkit import __version__
+
+        typer.echo(f"ghostkit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options of the command itself; its help is the application's."""
+
+
+@app.command(cls=_WithPairs)
+def run(
+    notebook: Annotated[Path, typer.Argument(help="The notebook to execute; it is left as it is.")],
+    parameters: Annotated[
+        list[str] | None,
+        typer.Option("-p", metavar="NAME VALUE", help="A parameter that the notebook declares; may be repeated."),
+    ] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option(help="The run folder, made if missing.", show_default="the first free runs/NOTEBOOK-N"),
+    ] = None,
+    timeout: Annotated[float | None, typer.Option(metavar="SECONDS", help="Give up after this time.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
+) -> None:
+    """Execute a notebook without opening it, and say where its results are.
+
+    The run folder gets the executed notebook, result.json, and the notebook as an HTML page that opens offline.
+
+    Example: ghostkit run notebooks/01_first_growth.ipynb -p data fashion-mnist -p epochs 3
+    """
+    from ghostkit.notebooks import declared_parameters, parse_parameters, run_notebook
+
+    values = parse_parameters(declared_parameters(notebook), map(_pair, parameters or []))
+    done = run_notebook(notebook, folder, values, timeout=timeout, progress=not quiet)
+    typer.echo(f"notebook  {_near(done.executed)}\nresult    {_near(done.record)}\nreport    {_near(done.report)}")
+    if rows := done.result.get("table"):
+        from ghostkit.views.figures import closing_table
+        from ghostkit.views.theme import table_text
+
+        typer.echo(f"\n{table_text(closing_table(rows))}")
+
+
+@app.command()
+def data(
+    name: Annotated[
+        str | None, typer.Argument(help="A data set to look into, such as digits or folder:PATH.", show_default="all")
+    ] = None,
+    download: Annotated[bool, typer.Option("--download", help="Get the data set if it is not here.")] = False,
+    root: Annotated[
+        Path | None,
+        typer.Option(help="The folder that holds, or receives, data sets.", show_default="GHOSTKIT_DATA or a cache"),
+    ] = None,
+) -> None:
+    """List the data sets, whether they are here and how to get them, or look into one."""
+    if name is None:
+        if download:
+            raise GhostkitError("--download without a name; say which data set, as in: ghostkit data mnist --download")
+        from ghostkit.data import sources
+        from ghostkit.views.theme import table_text
+
+        table = sources(root)
+        table["here"] = table["where"].where(table["found"], "no")
+        # What takes more than a command has no place in a table.
+        ways = table["get"].where(table["get"].str.startswith("`"), "ghostkit data " + table["name"] + " tells")
+        table["how to get it"] = ways.str.replace("`", "").mask(table["found"], "")
+        typer.echo(table_text(table[["name", "task", "images", "here", "how to get it"]]))
+        return
+
+    from ghostkit.data import load
+
+    found = load(name, root, download=download)
+    shape = f"{found.channels} x {found.height} x {found.width}"
+    classes = ", ".join(found.classes[:10]) + (", ..." if len(found.classes) > 10 else "")
+    typer.echo(f"{found.name}: {len(found.train):,} + {len(found.test):,} images of {shape}, from {found.where}")
+    typer.echo(f"{len(found.classes)} classes: {classes}")
+
+
+@app.command()
+def doctor() -> None:
+    """Print versions, hardware, data and browser found here, and the commands that get what is missing.
+
+    The exit status is 1 if something is missing without which ghostkit does not work.
+    """
+    from ghostkit.doctor import report
+
+    checks = report()
+    width = max(len(check.name) for check in checks)
+    for check in checks:
+        mark, colour = ("✓", "green") if check.ok else ("✗", "red") if check.needed else ("-", "yellow")
+        fix = f"  ->  {check.fix}" if check.fix else ""
+        typer.echo(f"{typer.style(mark, fg=colour)} {check.name.ljust(width)}  {check.value}{fix}")
+    if any(check.needed and not check.ok for check in checks):
+        raise typer.Exit(1)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    """Return the name and the value in ``name=value``."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise GhostkitError(f"parameter {name!r} has no value; expected -p {name} VALUE")
+    return name, value
+
+
+def _near(path: Path) -> Path:
+    """Return ``path`` as seen from the current folder, if it lies in it."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -1,0 +1,496 @@
+"""Run a notebook without a person in front of it.
+
+Papermill executes; what stands here is what it leaves to its callers. Parameters are checked before a kernel starts
+(papermill only warns), the kernel is this very Python reached over files instead of ports, a terminal shows what the
+running cell says, and a record of our own tells how it ended, since papermill's metadata lie after a timeout.
+
+A notebook declares its knobs as plain literals in one cell tagged `parameters`. One of them may be `folder = None`: it
+receives the run folder. Its results leave by :func:`publish`, in its last cell. What a run leaves behind:
+
+    FOLDER/<notebook>.ipynb   executed, as far as it came
+    FOLDER/<notebook>.html    the same as a page that opens offline, once the notebook has ended well
+    FOLDER/result.json        parameters, status (done, failed, interrupted), result, seconds, error
+"""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import difflib
+import itertools
+import json
+import logging
+import math
+import os
+import re
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
+from jupyter_client.manager import AsyncKernelManager
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Column
+from traitlets.config import Config
+
+import ghostkit
+from ghostkit.errors import GhostkitError
+from ghostkit.files import write_atomically
+
+__all__ = ["NotebookResult", "check_parameters", "declared_parameters", "parse_parameters", "publish", "run_notebook"]
+
+RESULT_TYPE = "application/vnd.ghostkit.result+json"
+
+# Papermill's warnings go where the caller's logging sends them, and nowhere (not into the progress bar) without any.
+logging.getLogger("papermill").addHandler(logging.NullHandler())
+
+_ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
+_HEADING = re.compile(r"^#{1,6}[ \t]+(.+?)[ \t#]*$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class NotebookResult:
+    """Where a notebook that ended well left what, and what it published."""
+
+    folder: Path
+    executed: Path
+    record: Path
+    report: Path
+    parameters: dict[str, Any]
+    result: dict[str, Any]
+    seconds: float
+
+
+# Parameters
+
+
+def declared_parameters(notebook: str | Path) -> dict[str, Any]:
+    """Return names and default values of the notebook's cell tagged ``parameters``.
+
+    Args:
+        notebook: path of an .ipynb file; nothing in it is executed.
+
+    Raises:
+        GhostkitError: if the notebook cannot be read, if it has no such cell or several, or if the cell holds anything
+            but assignments of plain literals.
+    """
+    import nbformat
+
+    try:
+        cells = nbformat.reads(Path(notebook).read_text(encoding="utf-8"), as_version=4).cells
+    except (OSError, ValueError, AttributeError, nbformat.ValidationError) as error:
+        raise GhostkitError(f"cannot read the notebook {str(notebook)!r}: {error}") from None
+    cells = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+    if len(cells) != 1:
+        raise GhostkitError(
+            f"notebook {str(notebook)!r} has {len(cells) or 'no'} cells tagged 'parameters', expected one; "
+            "give the tag to the cell that assigns the defaults, such as epochs = 3"
+        )
+    try:
+        statements = ast.parse(cells[0].source).body
+    except SyntaxError as error:
+        raise GhostkitError(f"the parameters cell of {str(notebook)!r} is not Python: {error}") from None
+    declared = {}
+    for statement in statements:
+        try:
+            match statement:
+                case ast.Assign([ast.Name(name)], value) | ast.AnnAssign(ast.Name(name), _, ast.expr() as value):
+                    declared[name] = ast.literal_eval(value)
+                    _plain(declared[name])
+                case _:
+                    raise ValueError
+        except (ValueError, TypeError, GhostkitError):
+            raise GhostkitError(
+                f"the parameters cell of {str(notebook)!r} holds {ast.unparse(statement).splitlines()[0]!r}, expected "
+                "assignments of plain literals, such as epochs = 3; move everything else to the next cell"
+            ) from None
+    return declared
+
+
+def check_parameters(declared: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``given`` as plain values of the kinds that their declared defaults have.
+
+    Args:
+        declared: names and defaults, as :func:`declared_parameters` returns them. A default of None accepts anything
+            that JSON can hold, a float accepts whole numbers too.
+        given: names and values.
+
+    Raises:
+        GhostkitError: if a name is not declared or a value is of another kind.
+    """
+    return {name: _fitted(name, _default(declared, name), value) for name, value in given.items()}
+
+
+def parse_parameters(declared: Mapping[str, Any], pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
+    """Return the values that a command line spells out, read as their declared defaults ask.
+
+    Args:
+        declared: names and defaults, as :func:`declared_parameters` returns them.
+        pairs: name and text; true or false for a bool, JSON or a Python literal for a list or a dict. Where the
+            default is None, what is no literal is text.
+
+    Raises:
+        GhostkitError: if a name is not declared or given twice, or if a text does not read as its default asks.
+    """
+    values: dict[str, Any] = {}
+    for name, text in pairs:
+        default = _default(declared, name)
+        if name in values:
+            raise GhostkitError(f"parameter {name!r} is given twice: {values[name]!r} and {text!r}")
+        try:
+            value = _parsed(default, text)
+        except (ValueError, RecursionError):
+            value = text
+        values[name] = _fitted(name, default, value)
+    return values
+
+
+def _default(declared: Mapping[str, Any], name: str) -> Any:
+    """Return the declared default of ``name``, or say what it may have been meant to be."""
+    if name in declared:
+        return declared[name]
+    near = difflib.get_close_matches(name, declared, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"the notebook declares {', '.join(declared) or 'none'}"
+    raise GhostkitError(f"unknown parameter {name!r}; {hint}")
+
+
+def _parsed(default: Any, text: str) -> Any:
+    """Return the value that ``text`` spells out for a parameter with this default."""
+    if isinstance(default, str):
+        return text
+    if isinstance(default, int | float) and not isinstance(default, bool):
+        return type(default)(text)
+    spoken = {"true": True, "false": False, "null": None}
+    if text.strip().lower() in spoken:
+        return spoken[text.strip().lower()]
+    try:
+        return ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return json.loads(text)
+
+
+def _fitted(name: str, default: Any, value: Any) -> Any:
+    """Return ``value`` as a plain value of the default's kind."""
+    expected = {
+        bool: "true or false",
+        int: "a whole number",
+        float: "a finite number",
+        str: "text",
+        list: "a list",
+        dict: "a mapping from names to values",
+    }
+    kind = type(_plain(default))
+    try:
+        fitted = _plain(value)
+        if kind is float and type(fitted) is int:
+            fitted = float(fitted)
+        if (kind is type(None) and (fitted is None) == (value is None)) or type(fitted) is kind:
+            return fitted
+    except (GhostkitError, OverflowError):
+        pass
+    raise GhostkitError(
+        f"parameter {name!r} = {value!r}: expected {expected.get(kind, 'a value that JSON can hold')}, "
+        f"as in its default {default!r}"
+    )
+
+
+def _plain(value: Any) -> Any:
+    """Return ``value`` as JSON holds it: tuples as lists, numpy's and torch's numbers as numbers, NaN as None."""
+    if value is None or isinstance(value, bool | int):
+        return value
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, str | os.PathLike):
+        return str(value)
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    raise GhostkitError(f"{value!r} ({type(value).__name__}) is nothing that JSON can hold; give numbers, text, lists")
+
+
+# Results
+
+
+def publish(result: Mapping[str, Any]) -> None:
+    """Hand a notebook's results to whoever runs it; for the notebook's last cell.
+
+    Args:
+        result: names and plain values; numpy's and torch's numbers and arrays are turned into numbers and lists.
+            `table`, a list of rows for :func:`ghostkit.views.figures.closing_table`, is what `ghostkit run` prints.
+
+    Raises:
+        GhostkitError: if a value is nothing that JSON can hold.
+    """
+    from IPython.display import display
+
+    plain = _plain(dict(result))
+    text = "\n".join(f"{name}: {value}" for name, value in plain.items() if name != "table")
+    display({RESULT_TYPE: plain, "text/plain": text}, raw=True)
+
+
+def _published(executed: Path) -> dict[str, Any]:
+    """Return what the executed notebook published last."""
+    try:
+        cells = json.loads(executed.read_text(encoding="utf-8"))["cells"]
+    except (OSError, ValueError, KeyError):
+        return {}  # it failed before there was anything to save
+    bundles = [output.get("data", {}) for cell in cells for output in cell.get("outputs", [])]
+    return next((bundle[RESULT_TYPE] for bundle in reversed(bundles) if RESULT_TYPE in bundle), {})
+
+
+# Running
+
+
+def run_notebook(
+    notebook: str | Path,
+    folder: str | Path | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    *,
+    timeout: float | None = None,
+    kernel: str = "python3",
+    progress: bool = True,
+    on_line: Callable[[str], None] | None = None,
+) -> NotebookResult:
+    """Execute a notebook in a kernel of its own and return where its results are.
+
+    Args:
+        notebook: path of an .ipynb file; it is left as it is. Its kernel works in the current folder.
+        folder: the run folder, made if missing; by default the first free `runs/<notebook>-<n>`.
+        parameters: values for names that the notebook declares.
+        timeout: seconds after the kernel's start at which the run is given up.
+        kernel: a Jupyter kernel; `python3` is always the Python that runs this.
+        progress: whether standard error shows the cell that runs and what it says last.
+        on_line: called with each line that a cell prints.
+
+    Raises:
+        GhostkitError: before anything runs, if a parameter, the folder or the kernel cannot be used; afterwards, if a
+            cell failed, the kernel died or the time is over. The record and the notebook as far as it came are kept.
+    """
+    from papermill.exceptions import PapermillException
+
+    from ghostkit.views.report import write_report
+
+    source = Path(notebook)
+    declared = declared_parameters(source)
+    given = check_parameters(declared, parameters or {})
+    if timeout is not None and not timeout > 0:
+        raise GhostkitError(f"timeout = {timeout!r}: expected a number of seconds above 0")
+    if kernel != _OwnKernel.NAME and kernel not in (known := KernelSpecManager().find_kernel_specs()):
+        raise GhostkitError(f"unknown kernel {kernel!r}; known are {', '.join(sorted({*known, _OwnKernel.NAME}))}")
+    folder = _make_folder(source, folder)
+    if "folder" in declared:
+        given.setdefault("folder", str(folder))
+
+    executed, record = folder / f"{source.stem}.ipynb", folder / "result.json"
+    watch = _Watch(source.stem, progress, on_line)
+    started = time.perf_counter()
+
+    def close(status: str, error: dict[str, Any] | None = None) -> dict[str, Any]:
+        facts = {
+            "notebook": str(source),
+            "ghostkit": ghostkit.__version__,
+            "parameters": {**_plain(declared), **given},
+            "status": status,
+            "seconds": round(time.perf_counter() - started, 3),
+            "result": _published(executed),
+            "error": error,
+        }
+        write_atomically(record, json.dumps(facts, indent=2) + "\n")
+        return facts
+
+    try:
+        with watch:
+            _execute(source, executed, given, timeout, kernel, watch)
+    except BaseException as failure:
+        error = {**_described(failure, timeout), "cell": watch.place}
+        close("failed" if isinstance(failure, Exception) else "interrupted", error)
+        if not isinstance(failure, PapermillException | RuntimeError | OSError):
+            raise  # a Ctrl-C, or a fault of ours
+        raise GhostkitError(
+            f"notebook {str(source)!r} failed in {watch.place}: {error['name']}: {error['message']} "
+            f"(as far as it came: {str(executed)!r}; traceback: {str(record)!r})"
+        ) from failure
+    facts = close("done")
+    report = folder / f"{source.stem}.html"
+    write_report(executed, report)
+    return NotebookResult(folder, executed, record, report, facts["parameters"], facts["result"], facts["seconds"])
+
+
+def _make_folder(source: Path, folder: str | Path | None) -> Path:
+    """Return the absolute path of a folder that is there and holds no finished run."""
+    try:
+        if folder is None:
+            for number in itertools.count(1):
+                path = Path("runs", f"{source.stem}-{number}")
+                try:
+                    path.mkdir(parents=True)
+                except FileExistsError:
+                    continue
+                return path.resolve()
+        path = Path(folder).expanduser().resolve()  # type: ignore[arg-type]
+        if (path / f"{source.stem}.ipynb").resolve() == source.resolve():
+            raise GhostkitError(f"folder {str(folder)!r} holds the notebook itself; give a folder for what it makes")
+        record = path / "result.json"
+        if record.exists() and json.loads(record.read_text()).get("status") not in {"failed", "interrupted"}:
+            raise GhostkitError(f"folder {str(folder)!r} holds a finished run; give another, or remove it first")
+        path.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        raise GhostkitError(f"cannot use {str(folder or 'runs')!r} as the run folder: {error}") from error
+    return path
+
+
+class _OwnKernel(AsyncKernelManager):
+    """The kernel of the Python that runs ghostkit, wherever an installed kernel named python3 may lead."""
+
+    NAME = "python3"
+
+    @property
+    def kernel_spec(self) -> KernelSpec:
+        command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        return KernelSpec(argv=command, display_name="Python 3", language="python")
+
+
+def _execute(
+    source: Path, executed: Path, given: dict[str, Any], timeout: float | None, kernel: str, watch: _Watch
+) -> None:
+    """Have papermill execute ``source``; the notebook is saved after every cell, so a failure loses nothing."""
+    import papermill
+
+    options: dict[str, Any] = {}
+    if timeout is not None:  # nbclient's is the time of one cell
+        options["timeout_func"] = lambda cell: max(0.001, timeout - (time.monotonic() - watch.began))
+    if kernel == _OwnKernel.NAME:
+        # What a kernel logs about its own end is no news; what a cell raises comes by another way.
+        options |= {"kernel_manager_class": _OwnKernel, "extra_arguments": ["--log-level=50"]}
+    with tempfile.TemporaryDirectory(prefix="ghostkit-") as folder:
+        # Ports are drawn by lot, and kernels that start together draw the same ones; files in a folder of one's own
+        # collide with nobody. The path of a socket may have some hundred characters.
+        if os.name == "posix" and len(folder) < 90:
+            options["config"] = Config(
+                KernelManager={"transport": "ipc", "ip": f"{folder}/s", "connection_file": f"{folder}/kernel.json"}
+            )
+        papermill.execute_notebook(
+            *(str(path).replace("{", "{{").replace("}", "}}") for path in (source, executed)),  # papermill formats them
+            parameters=given,
+            kernel_name=kernel,
+            language="python",
+            progress_bar=False,
+            stdout_file=watch,
+            stderr_file=watch,
+            coalesce_streams=True,  # a thousand printed lines are one output
+            iopub_timeout=60,  # seconds that a busy machine may need to pass on what a finished cell printed
+            store_widget_state=False,  # megabytes that nobody can click on
+            on_notebook_start=watch.notebook_started,
+            on_cell_start=watch.cell_started,
+            **options,
+        )
+
+
+def _described(failure: BaseException, timeout: float | None) -> dict[str, str]:
+    """Return name, message and traceback of what ended a notebook, as plain text."""
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
+    match failure:
+        case PapermillExecutionError():
+            name, message, trace = failure.ename, failure.evalue, "\n".join(failure.traceback)
+        case CellTimeoutError() if timeout is not None:
+            name, message, trace = "TimeoutError", f"not done after {timeout:g} s; a larger timeout gives it longer", ""
+        case DeadKernelError():
+            name, message, trace = "DeadKernelError", "the kernel died, maybe for want of memory", ""
+        case KeyboardInterrupt():
+            name, message, trace = "KeyboardInterrupt", "stopped by hand", ""
+        case _:
+            name, message, trace = type(failure).__name__, str(failure), "".join(traceback.format_exception(failure))
+    return {"name": name, "message": _ANSI.sub("", message), "traceback": _ANSI.sub("", trace)}
+
+
+class _Watch:
+    """What goes on in the kernel, told to a terminal and to whoever listens; a file to papermill, hooks to nbclient."""
+
+    def __init__(self, title: str, shown: bool, on_line: Callable[[str], None] | None) -> None:
+        self._console = Console(stderr=True, quiet=not shown)
+        self._progress = Progress(
+            SpinnerColumn(),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.description}", markup=False),
+            TextColumn("{task.fields[line]}", style="dim", markup=False, table_column=Column(no_wrap=True)),
+            console=self._console,
+            disable=not (shown and self._console.is_terminal),
+        )
+        self._bar = self._progress.add_task("starting a kernel", total=None, line="")
+        self._on_line = on_line
+        self._title, self._heading = title, ""
+        self._cell: Any = None
+        self._task: asyncio.Task[Any] | None = None
+        self._text = ""
+        self._told = self.began = 0.0
+
+    def __enter__(self) -> _Watch:
+        self._progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.write("\n")
+        if self._task and self._task.done() and not self._task.cancelled():
+            self._task.exception()  # after a Ctrl-C nobody else asks, and asyncio would complain about that
+        if kind is None:
+            self._progress.update(self._bar, completed=self._progress.tasks[0].total, line="")
+        self._progress.stop()
+
+    @property
+    def place(self) -> str:
+        """Where the notebook is, in the words that a reader of it would use."""
+        if self._cell is None:
+            return "the start of its kernel"
+        under = f" under {self._heading!r}" if self._heading else ""
+        return f"cell [{self._cell.execution_count or ' '}]{under}"
+
+    def notebook_started(self, notebook: Any) -> None:
+        self.began = time.monotonic()
+        self._progress.update(self._bar, total=len(notebook.cells))
+
+    def cell_started(self, cell: Any, cell_index: int) -> None:
+        self.write("\n")
+        self._task = asyncio.current_task()
+        if cell.cell_type == "code":
+            self._cell = cell
+        elif headings := _HEADING.findall(cell.source):
+            self._heading = headings[-1]
+            if self._progress.disable:
+                self._tell(self._heading)
+        self._progress.update(self._bar, completed=cell_index, description=self._heading or self._title, line="")
+
+    def write(self, text: str) -> None:
+        """Take what a cell prints, a line of which may come in several parts; \\r ends a line, as for tqdm's bars."""
+        *lines, self._text = re.split(r"[\r\n]+", self._text + _ANSI.sub("", text))
+        for line in filter(str.strip, lines):
+            self._said(line)
+        if self._text.strip():
+            self._progress.update(self._bar, line=self._text.strip())
+
+    def flush(self) -> None:
+        """Do nothing, since nothing is held back: papermill flushes what it takes for a file."""
+
+    def _said(self, line: str) -> None:
+        self._progress.update(self._bar, line=line.strip())
+        if self._progress.disable and time.monotonic() - self._told > 10:
+            self._tell(f"  {line}")
+        if self._on_line:
+            self._on_line(line)
+
+    def _tell(self, line: str) -> None:
+        """Print a line where no bar can move, such as in a log."""
+        self._told = time.monotonic()
+        self._console.print(line, markup=False, highlight=False)

@@ -1,0 +1,271 @@
+"""The run folder: written while a run goes on, resumed from, and read back as data frames.
+
+    config.json      the configuration
+    metrics.jsonl    one row a measurement
+    history.jsonl    the recipe, then one line a growth event
+    checkpoints/     one folder a checkpoint, named by step
+    result.json      the closing numbers
+
+Every file is replaced atomically or appended to line by line; a last line that a crash cut short is ignored.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from ghostkit.architecture import describe
+from ghostkit.checkpoint import load
+from ghostkit.config import RunConfig
+from ghostkit.errors import GhostkitError
+from ghostkit.files import write_atomically
+from ghostkit.growth.grow import rebuild
+from ghostkit.growth.history import History, json_lines
+
+__all__ = ["Run", "RunFolder"]
+
+METRIC_COLUMNS = [
+    "step",
+    "epoch",
+    "progress",
+    "compute",
+    "seconds",
+    "split",
+    "loss",
+    "accuracy",
+    "learning_rate",
+    "params",
+    "macs",
+]
+EVENT_COLUMNS = [
+    "event",
+    "step",
+    "epoch",
+    "progress",
+    "compute",
+    "edits",
+    "kinds",
+    "params_before",
+    "params_after",
+    "macs_before",
+    "macs_after",
+    "milliseconds_before",
+    "milliseconds_after",
+    "loss_before",
+    "loss_after",
+    "max_logit_change",
+    "reason",
+    "seconds",
+]
+CANDIDATE_COLUMNS = ["event", "edit", "site", "kind", "init", "gain", "macs", "params", "milliseconds", "chosen"]
+
+
+class RunFolder:
+    """The writing side of a run's folder.
+
+    Args:
+        folder: made if it is not there.
+
+    Raises:
+        GhostkitError: if it cannot be made.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        try:
+            (self.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise GhostkitError(f"cannot make the run folder {str(folder)!r}: {error}") from None
+        self.metrics_written = 0
+
+    def begin(self, config: RunConfig) -> Path | None:
+        """Write the configuration of a new run, or return the checkpoint to resume an old one from.
+
+        Raises:
+            GhostkitError: if the folder holds a run of another configuration.
+        """
+        path = self.folder / "config.json"
+        if path.exists():
+            known = RunConfig.read(path)
+            if known != config:
+                differing = [
+                    f"{name}={getattr(known, name)!r} there, {getattr(config, name)!r} now"
+                    for name in RunConfig.model_fields
+                    if getattr(known, name) != getattr(config, name)
+                ]
+                raise GhostkitError(
+                    f"{str(self.folder)!r} holds a run of another configuration ({'; '.join(differing)}); "
+                    "choose another folder"
+                )
+            checkpoint = last_checkpoint(self.folder)
+            if checkpoint is not None:
+                return checkpoint
+        write_atomically(path, config.model_dump_json(indent=1))
+        self.cut_metrics(0)
+        return None
+
+    def add_metrics(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Append rows to the metrics."""
+        rows = list(rows)
+        with (self.folder / "metrics.jsonl").open("a") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+            file.flush()
+            os.fsync(file.fileno())
+        self.metrics_written += len(rows)
+
+    def cut_metrics(self, rows: int) -> None:
+        """Keep the first ``rows`` of the metrics: what came after the checkpoint will be measured again."""
+        path = self.folder / "metrics.jsonl"
+        lines = path.read_text().splitlines(keepends=True)[:rows] if path.exists() else []
+        write_atomically(path, "".join(lines))
+        self.metrics_written = rows
+
+    def write_history(self, history: History) -> None:
+        """Replace the history by ``history``, of which it is the beginning."""
+        write_atomically(self.folder / "history.jsonl", "\n".join(history.lines()) + "\n")
+
+    def checkpoint_folder(self, step: int) -> Path:
+        """Return the folder of the checkpoint at ``step``."""
+        return self.folder / "checkpoints" / f"step-{step:08d}"
+
+    def prune_checkpoints(self, keep: int, always: set[int]) -> None:
+        """Remove all checkpoints but the last ``keep`` and those at the steps in ``always``."""
+        for folder in checkpoints(self.folder)[:-keep]:
+            if step_of(folder) not in always:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        """Write the closing numbers."""
+        write_atomically(self.folder / "result.json", json.dumps(result, indent=1))
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Return the whole checkpoints of a run, in order of their steps."""
+    return sorted(path.parent for path in (folder / "checkpoints").glob("step-*/manifest.json"))
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """Return the last whole checkpoint of a run, if any."""
+    return next(iter(reversed(checkpoints(folder))), None)
+
+
+def step_of(checkpoint: Path) -> int:
+    """Return the step at which a checkpoint was saved."""
+    return int(checkpoint.name.removeprefix("step-"))
+
+
+class Run:
+    """A run, read from its folder.
+
+    Args:
+        folder: what a :class:`~ghostkit.Trainer` wrote, or is still writing.
+
+    Raises:
+        GhostkitError: if there is no run.
+
+    >>> Run("runs/first").metrics.query("split == 'test'")[["epoch", "accuracy"]]
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        if not (self.folder / "config.json").exists():
+            raise GhostkitError(f"{str(folder)!r} holds no run: it has no config.json")
+
+    @cached_property
+    def config(self) -> RunConfig:
+        """The configuration."""
+        return RunConfig.read(self.folder / "config.json")
+
+    @property
+    def metrics(self) -> pd.DataFrame:
+        """One row a measurement: step, epoch, progress (0 to 1), compute (training MACs), split, loss, accuracy, ..."""
+        path = self.folder / "metrics.jsonl"
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        return pd.DataFrame(json_lines(lines, str(path)), columns=METRIC_COLUMNS)
+
+    @property
+    def history(self) -> History:
+        """The recipe and the growth events."""
+        return History.read(self.folder / "history.jsonl")
+
+    @property
+    def events(self) -> pd.DataFrame:
+        """One row a growth event, numbered from 1; one without edits says in ``reason`` why nothing grew."""
+        rows = []
+        for number, event in enumerate(self.history.events, start=1):
+            values = {**event.to_json(), **event.clock, "event": number}
+            values["edits"] = ", ".join(map(str, event.edits))
+            values["kinds"] = ", ".join(edit.kind for edit in event.edits)
+            rows.append(values)
+        return pd.DataFrame(rows, columns=EVENT_COLUMNS)
+
+    @property
+    def candidates(self) -> pd.DataFrame:
+        """One row a candidate and event, with its gain (nats), its cost, and whether it was chosen."""
+        rows = [
+            {"event": number, **row}
+            for number, event in enumerate(self.history.events, start=1)
+            for row in event.candidates
+        ]
+        return pd.DataFrame(rows, columns=CANDIDATE_COLUMNS)
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """The closing numbers; empty while the run goes on."""
+        path = self.folder / "result.json"
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    def architecture(self, event: int = -1, example: torch.Tensor | None = None) -> pd.DataFrame:
+        """Return the network after growth event number ``event``, one row a block.
+
+        Args:
+            event: 0 for the seedling, -1 for the last event.
+            example: an image (1, C, H, W) for the MACs; 28 x 28 when None.
+
+        Raises:
+            GhostkitError: if there is no such event.
+        """
+        history = self.history
+        count = len(history.events)
+        last = count if event == -1 else event
+        if not 0 <= last <= count:
+            raise GhostkitError(f"no growth event {event} in {str(self.folder)!r}; it has 0 (the seedling) to {count}")
+        return architecture(history, last, example)
+
+    def model(self, step: int | None = None) -> torch.nn.Module:
+        """Return the network as saved at ``step``; as saved last when None.
+
+        Raises:
+            GhostkitError: if no checkpoint was kept at that step.
+        """
+        known = checkpoints(self.folder)
+        for folder in known if step is not None else known[-1:]:
+            if step is None or step_of(folder) == step:
+                return load(folder)
+        listed = ", ".join(str(step_of(folder)) for folder in known) or "none"
+        raise GhostkitError(f"no checkpoint at step {step} in {str(self.folder)!r}; kept are {listed}")
+
+
+def architecture(history: History, last: int, example: torch.Tensor | None = None) -> pd.DataFrame:
+    """Return the network after event ``last`` of ``history``, with the events at which each block came and changed."""
+    frames = []
+    for event in range(last + 1):
+        model = rebuild(History(history.recipe, history.events[:event]))
+        frames.append(describe(model, example).set_index("block"))
+    frame = frames[-1]
+    frame["born"] = [next(e for e, earlier in enumerate(frames) if block in earlier.index) for block in frame.index]
+    frame["grown"] = 0
+    for event in range(1, last + 1):
+        before, after = frames[event - 1], frames[event]
+        shared = after.index.intersection(before.index)
+        changed = shared[after.loc[shared, "params"].to_numpy() != before.loc[shared, "params"].to_numpy()]
+        frame.loc[[block for block in changed if block in frame.index], "grown"] = event
+    return frame.reset_index()
