@@ -69,5 +69,3 @@ def describe(model: nn.Module, example: Tensor | None = None) -> pd.DataFrame:
         }
         rows = [row, *rows] if kind == "stem" else [*rows, row]
     return pd.DataFrame(rows)
-
-

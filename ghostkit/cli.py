@@ -100,8 +100,7 @@ def run(
     done = run_notebook(notebook, folder, values, timeout=timeout, progress=not quiet)
     typer.echo(f"notebook  {_near(done.executed)}\nresult    {_near(done.record)}\nreport    {_near(done.report)}")
     if rows := done.result.get("table"):
-        from ghostkit.views.figures import closing_table
-        from ghostkit.views.theme import table_text
+        from ghostkit.views import closing_table, table_text
 
         typer.echo(f"\n{table_text(closing_table(rows))}")
 
@@ -122,7 +121,7 @@ def data(
         if download:
             raise GhostkitError("--download without a name; say which data set, as in: ghostkit data mnist --download")
         from ghostkit.data import sources
-        from ghostkit.views.theme import table_text
+        from ghostkit.views import table_text
 
         table = sources(root)
         table["here"] = table["where"].where(table["found"], "no")

@@ -15,6 +15,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -223,12 +224,11 @@ class Run:
         path = self.folder / "result.json"
         return json.loads(path.read_text()) if path.exists() else {}
 
-    def architecture(self, event: int = -1, example: torch.Tensor | None = None) -> pd.DataFrame:
+    def architecture(self, event: int = -1) -> pd.DataFrame:
         """Return the network after growth event number ``event``, one row a block.
 
         Args:
             event: 0 for the seedling, -1 for the last event.
-            example: an image (1, C, H, W) for the MACs; 28 x 28 when None.
 
         Raises:
             GhostkitError: if there is no such event.
@@ -238,7 +238,7 @@ class Run:
         last = count if event == -1 else event
         if not 0 <= last <= count:
             raise GhostkitError(f"no growth event {event} in {str(self.folder)!r}; it has 0 (the seedling) to {count}")
-        return architecture(history, last, example)
+        return architecture(history, last)
 
     def model(self, step: int | None = None) -> torch.nn.Module:
         """Return the network as saved at ``step``; as saved last when None.
@@ -254,11 +254,12 @@ class Run:
         raise GhostkitError(f"no checkpoint at step {step} in {str(self.folder)!r}; kept are {listed}")
 
 
-def architecture(history: History, last: int, example: torch.Tensor | None = None) -> pd.DataFrame:
+def architecture(history: History, last: int) -> pd.DataFrame:
     """Return the network after event ``last`` of ``history``, with the events at which each block came and changed."""
+    example = None if history.image is None else torch.zeros(1, *history.image)
     frames = []
     for event in range(last + 1):
-        model = rebuild(History(history.recipe, history.events[:event]))
+        model = rebuild(replace(history, events=history.events[:event]))
         frames.append(describe(model, example).set_index("block"))
     frame = frames[-1]
     frame["born"] = [next(e for e, earlier in enumerate(frames) if block in earlier.index) for block in frame.index]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,70 +19,24 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from ghostkit import cost
 from ghostkit.checkpoint import load, load_state, save
 from ghostkit.config import RunConfig
+from ghostkit.cost import LatencyTable, evaluating, latency
 from ghostkit.data import ImageData, Split, batch_count, batches
 from ghostkit.data import load as load_data
+from ghostkit.engine import Engine
 from ghostkit.errors import GhostkitError
-from ghostkit.growth.candidates import candidates
-from ghostkit.growth.grow import apply_edits
+from ghostkit.events import CheckpointSaved, Evaluated, Event, Finished, Grown, StepDone
 from ghostkit.growth.history import GrowthEvent, history_of
-from ghostkit.growth.policy import Budget, Policy, PolicyState, choose, due, observe_loss
+from ghostkit.growth.policy import Budget, Policy, PolicyState, due, observe_loss
 from ghostkit.nn.zoo import build
 from ghostkit.runs import RunFolder
 from ghostkit.tasks.classification import Scores, cross_entropy, evaluate
 
-__all__ = ["CheckpointSaved", "Evaluated", "Finished", "Grown", "StepDone", "Trainer"]
+__all__ = ["Trainer"]
 
 EVALUATION_BATCH = 256
-
-
-@dataclass(frozen=True)
-class StepDone:
-    """One optimizer step was taken.
-
-    Args:
-        step: steps taken so far.
-        progress: share of the run done, 0 to 1.
-        loss: loss of the step's batch, in nats, still on the device.
-    """
-
-    step: int
-    progress: float
-    loss: Tensor
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """The test split was gone through; ``row`` is what the metrics file got, ``scores`` the whole of it."""
-
-    row: dict[str, Any]
-    scores: Scores
-
-
-@dataclass(frozen=True)
-class Grown:
-    """A growth event happened, or was due and brought nothing (then it has no edits and says why)."""
-
-    event: GrowthEvent
-
-
-@dataclass(frozen=True)
-class CheckpointSaved:
-    """The run can be resumed from ``folder``."""
-
-    folder: Path
-
-
-@dataclass(frozen=True)
-class Finished:
-    """The run is over; ``result`` is what its folder's result.json holds."""
-
-    result: dict[str, Any]
-
-
-Event = StepDone | Evaluated | Grown | CheckpointSaved | Finished
+OPTIMIZERS: dict[str, Any] = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 
 @dataclass
@@ -131,51 +85,38 @@ class Trainer:
         self.data = data or load_data(
             config.data, config.data_root, train_samples=config.train_samples, test_samples=config.test_samples
         )
-        accelerator = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
-        try:
-            self.fabric = Fabric(accelerator=accelerator, devices=1, precision=config.precision)  # type: ignore[arg-type]
-        except Exception as error:  # fabric raises ValueError, RuntimeError and an exception of its own
-            raise GhostkitError(
-                f"device={config.device!r} with precision={config.precision!r} cannot be used: {error}"
-            ) from None
+        self.fabric = make_fabric(config)
         self.loss = cross_entropy(config.label_smoothing)
-        self.policy = Policy(**{name: getattr(config, name) for name in Policy.__dataclass_fields__})
-        self.policy_state = PolicyState()
         self.progress = Progress()
-        self.latency = cost.LatencyTable(batch=1)
         self.run = None if folder is None else RunFolder(folder)
-        # Growth draws from a generator of its own: an event that adds nothing leaves the run as it would have been.
-        self.generator = torch.Generator().manual_seed(config.seed + 1)
         checkpoint = None if self.run is None else self.run.begin(config)
         if checkpoint is None:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(config.seed)
-                model = build(
-                    config.model,
-                    num_classes=len(self.data.classes),
-                    in_channels=self.data.channels,
-                    **config.model_options,
-                )
-            optimizer = self._make_optimizer(model)
+            model = self._seedling()
+            optimizer = make_optimizer(config, model)
         else:
-            model, optimizer = load(checkpoint, self._optimizer_class)
+            model, optimizer = load(checkpoint, OPTIMIZERS[config.optimizer])
         # Surgery works on the raw model and optimizer; the wrappers see the same parameters, which keep their identity.
         self.model: nn.Module = model.to(self.fabric.device)
         self.optimizer: torch.optim.Optimizer = optimizer
         self._check_accepts_the_images()
-        if checkpoint is not None:
-            self._restore(checkpoint)
         self._wrapped, self._stepper = self.fabric.setup(self.model, self.optimizer)
         self._wrapped.train()  # measuring puts it into eval mode for its own time only
-        self.probe = self._probe()
-        self.macs = cost.macs(self.model, self.probe[0])
-        self.params = cost.params(self.model)
+        self.engine = Engine(
+            self.model,
+            self.optimizer,
+            self.loss,
+            self._probe(),
+            Policy(**{name: getattr(config, name) for name in Policy.__dataclass_fields__}),
+            Budget(config.budget_params, config.budget_macs, config.budget_milliseconds),
+            {"kinds": config.kinds, "kernel_sizes": config.kernel_sizes, "how": config.how},
+            torch.Generator().manual_seed(config.seed + 1),
+        )
         if checkpoint is None:
-            self.seedling = self._costs()
-            self.budget = self._make_budget()
-            if self.config.when != "never":
-                self.budget.check(self.seedling)
-            self._write_history()
+            self._set_budget()
+            history_of(self.model).image = tuple(self.engine.probe[0].shape[1:])
+        else:
+            self._restore(checkpoint)
+        self._write_history()
 
     # -- the loop ----------------------------------------------------------------------------------------------------
 
@@ -211,7 +152,7 @@ class Trainer:
                     yield evaluated
                     clock = time.perf_counter()
                     worth_saving = True
-                if due(self.policy, self.policy_state, self.done):
+                if due(self.engine.policy, self.engine.state, self.done):
                     event = self._grow()
                     tick()
                     yield Grown(event)
@@ -285,7 +226,7 @@ class Trainer:
         progress.step += 1
         progress.batch += 1
         # Forward, and backward to inputs and to weights: three times the forward's MACs.
-        progress.compute += 3.0 * self.macs * len(images)
+        progress.compute += 3.0 * self.engine.macs * len(images)
         progress.losses += value * len(images)
         progress.images += len(images)
         return loss.detach()
@@ -297,101 +238,53 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
 
-    def _make_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
-        settings: dict[str, Any] = {"lr": self.config.learning_rate, "weight_decay": self.config.weight_decay}
-        if self.config.optimizer == "sgd":
-            settings["momentum"] = 0.9
-        return self._optimizer_class(model.parameters(), **settings)
-
-    @property
-    def _optimizer_class(self) -> Any:
-        return {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[self.config.optimizer]
-
     # -- growth ------------------------------------------------------------------------------------------------------
 
     def candidates(self) -> pd.DataFrame:
-        """Return what could be grown now, best first; the MACs that scoring took count as spent."""
-        config = self.config
-        frame = candidates(
-            self.model,
-            *self.probe,
-            self.loss,
-            kinds=config.kinds,
-            kernel_sizes=config.kernel_sizes,
-            how=config.how,
-            latency=self.latency,
-            generator=self.generator,
-        )
-        self.progress.compute += frame.attrs["macs"]
+        """Return what could be grown now, best first; the MACs that scoring takes count as spent."""
+        frame = self.engine.candidates()
+        self._collect_spent()
         return frame
 
     def _grow(self) -> GrowthEvent:
-        images, targets = self.probe
-        before = self._costs()
-        frame = self.candidates()
-        room = self.budget.room(before)
-        whole = self.budget.room(self.seedling)
-        allowance = {unit: self.policy.share * size for unit, size in whole.items()}
-        choice = choose(frame, self.policy, self.policy_state, room, allowance, self.generator)
-        context = {
-            "reason": choice.reason,
-            "step": self.progress.step,
-            "epoch": round(self.epoch, 4),
-            "progress": round(self.done, 6),
-            "compute": self.progress.compute,
-            "candidates": tuple(candidate_rows(frame, choice.rows)),
-        }
-        edits = [frame["edit"].iloc[row] for row in choice.rows]
-        started = time.perf_counter()
-        if edits:
-            loss_before = self._probe_loss()
-            event = apply_edits(self.model, edits, self.optimizer, images, None, self.generator, **context)
-            self.params, self.macs = event.params_after, event.macs_after or self.macs
-            # The measurements around an event are passes too: outputs and loss, before and after, and BN statistics.
-            self.progress.compute += 5.0 * self.macs * len(images)
-            event = replace(event, loss_before=loss_before, loss_after=self._probe_loss())
-        else:
-            costs = {"params_before": self.params, "params_after": self.params}
-            event = GrowthEvent((), **costs, macs_before=self.macs, macs_after=self.macs, **context)
-        clock = {
-            "seconds": time.perf_counter() - started,
-            "milliseconds_before": before["milliseconds"],
-            "milliseconds_after": self._costs()["milliseconds"],
-        }
-        event = replace(event, clock=clock)
-        history_of(self.model).events.append(event)
+        event = self.engine.grow(
+            step=self.progress.step,
+            epoch=round(self.epoch, 4),
+            progress=round(self.done, 6),
+            compute=self.progress.compute,
+        )
+        self._collect_spent()
         self._write_history()
         return event
 
+    def _collect_spent(self) -> None:
+        self.progress.compute += self.engine.spent
+        self.engine.spent = 0.0
+
     def _probe(self) -> tuple[Tensor, Tensor]:
-        """Return the images and labels that candidates are scored on: the same ones through the whole run."""
-        count = min(self.config.probe_samples, len(self.data.train))
-        chosen = torch.randperm(
-            len(self.data.train), generator=torch.Generator().manual_seed(self.config.seed + 2)
-        )[:count]
-        device = self.fabric.device
-        return self.data.train.images(chosen).to(device), self.data.train.labels[chosen].to(device)
+        """Return the images and labels that candidates are scored on."""
+        train = self.data.train
+        draw = torch.Generator().manual_seed(self.config.seed + 2)
+        chosen = torch.randperm(len(train), generator=draw)[: self.config.probe_samples]
+        return train.images(chosen).to(self.fabric.device), train.labels[chosen].to(self.fabric.device)
 
-    def _probe_loss(self) -> float:
-        with cost.evaluating(self.model):
-            return float(self.loss(self.model, *self.probe))
+    def _set_budget(self) -> None:
+        """Fix the budget, relative to the seedling where no limit is given, and check that it leaves room."""
+        seedling = self.engine.seedling = self.engine.costs()
+        if not self.engine.budget.limits():
+            self.engine.budget = Budget(macs=self.config.budget_factor * seedling["macs"])
+        if self.config.when != "never":
+            self.engine.budget.check(seedling)
 
-    def _costs(self) -> dict[str, float]:
-        """Return what the network costs now, in the units of a budget."""
-        layers = cost.layer_costs(self.model, self.probe[0][:1]).values()
-        for layer in layers:
-            self.latency.measure(layer.family, self.fabric.device)
-        return {
-            "params": cost.params(self.model),
-            "macs": self.macs,
-            "milliseconds": sum(self.latency.milliseconds(layer) for layer in layers),
-        }
-
-    def _make_budget(self) -> Budget:
-        config = self.config
-        if config.budget_params is None and config.budget_macs is None and config.budget_milliseconds is None:
-            return Budget(macs=config.budget_factor * self.seedling["macs"])
-        return Budget(config.budget_params, config.budget_macs, config.budget_milliseconds)
+    def _seedling(self) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.config.seed)
+            return build(
+                self.config.model,
+                num_classes=len(self.data.classes),
+                in_channels=self.data.channels,
+                **self.config.model_options,
+            )
 
     # -- measuring, saving, finishing --------------------------------------------------------------------------------
 
@@ -409,16 +302,16 @@ class Trainer:
             "compute": progress.compute,
             "seconds": progress.seconds,
             "learning_rate": self.optimizer.param_groups[0]["lr"],
-            "params": self.params,
-            "macs": self.macs,
+            "params": self.engine.params,
+            "macs": self.engine.macs,
         }
         rows = []
         if progress.images:
             # The loss that was trained on, averaged since the last row; the accuracy now, on the probe's images.
             mean = progress.losses / progress.images
-            train = evaluate(self.model, [self.probe], len(self.data.classes))
+            train = evaluate(self.model, [self.engine.probe], len(self.data.classes))
             rows.append({**common, "split": "train", "loss": mean, "accuracy": train.accuracy})
-            observe_loss(self.policy_state, mean)
+            observe_loss(self.engine.state, mean)
             progress.losses, progress.images = 0.0, 0
         row = {**common, "split": "test", "loss": scores.loss, "accuracy": scores.accuracy}
         rows.append(row)
@@ -435,15 +328,16 @@ class Trainer:
     def _save(self) -> Iterator[CheckpointSaved]:
         if self.run is None:
             return
+        engine = self.engine
         state = {
             "progress": asdict(self.progress),
-            "policy": asdict(self.policy_state),
-            "latency": self.latency.to_json(),
-            "budget": asdict(self.budget),
-            "seedling": self.seedling,
+            "policy": asdict(engine.state),
+            "latency": engine.latency.to_json(),
+            "budget": asdict(engine.budget),
+            "seedling": engine.seedling,
             "metrics": self.run.metrics_written,
         }
-        tensors = {"growth_random": self.generator.get_state(), "random": torch.get_rng_state()}
+        tensors = {"growth_random": engine.generator.get_state(), "random": torch.get_rng_state()}
         folder = save(self.model, self.run.checkpoint_folder(self.progress.step), self.optimizer, state, tensors)
         grown_at = {event.step for event in history_of(self.model).events if event.edits}
         self.run.prune_checkpoints(keep=self.config.keep_checkpoints, always=grown_at | {0})
@@ -453,23 +347,22 @@ class Trainer:
         state, tensors = load_state(checkpoint)
         try:
             self.progress = Progress(**state["progress"])
-            self.policy_state = PolicyState(**state["policy"])
-            self.latency = cost.LatencyTable.from_json(state["latency"])
-            self.budget = Budget(**state["budget"])
-            self.seedling = state["seedling"]
-            self.generator.set_state(tensors["growth_random"])
+            self.engine.state = PolicyState(**state["policy"])
+            self.engine.latency = LatencyTable.from_json(state["latency"])
+            self.engine.budget = Budget(**state["budget"])
+            self.engine.seedling = state["seedling"]
+            self.engine.generator.set_state(tensors["growth_random"])
             torch.set_rng_state(tensors["random"])
             written = int(state["metrics"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise GhostkitError(f"{str(checkpoint)!r} was not saved by a trainer: {error!r}") from None
         assert self.run is not None
         self.run.cut_metrics(written)
-        self._write_history()
 
     def _check_accepts_the_images(self) -> None:
         example = self.data.test.images(torch.arange(1)).to(self.fabric.device)
         try:
-            with cost.evaluating(self.model):
+            with evaluating(self.model):
                 self.model(example)
         except RuntimeError as error:
             raise GhostkitError(
@@ -478,15 +371,15 @@ class Trainer:
 
     def _finish(self) -> dict[str, Any]:
         scores = self._scores(self.data.test)
-        measured = cost.cost(self.model, self.probe[0][:1])
+        image = self.engine.probe[0][:1]
         events = history_of(self.model).events
         result = {
             "accuracy": scores.accuracy,
             "accuracy_top5": scores.accuracy_top5,
             "loss": scores.loss,
-            "params": self.params,
-            "macs": self.macs,
-            "milliseconds": measured.milliseconds,
+            "params": self.engine.params,
+            "macs": self.engine.macs,
+            "milliseconds": latency(self.model, image),
             "compute": self.progress.compute,
             "steps": self.progress.step,
             "growth_events": sum(1 for event in events if event.edits),
@@ -498,7 +391,26 @@ class Trainer:
         return result
 
 
-def candidate_rows(frame: pd.DataFrame, chosen: tuple[int, ...]) -> Iterator[dict[str, Any]]:
-    """Yield the candidates as plain rows, with those chosen marked."""
-    for number, row in enumerate(frame.to_dict("records")):
-        yield {**row, "edit": str(row["edit"]), "chosen": number in chosen}
+def make_fabric(config: RunConfig) -> Fabric:
+    """Return lightning-fabric for the configured device and precision.
+
+    Raises:
+        GhostkitError: if this machine does not have them.
+    """
+    accelerator = config.device
+    if accelerator == "auto":
+        accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return Fabric(accelerator=accelerator, devices=1, precision=config.precision)  # type: ignore[arg-type]
+    except Exception as error:  # fabric raises ValueError, RuntimeError and an exception of its own
+        raise GhostkitError(
+            f"device={config.device!r} with precision={config.precision!r} cannot be used: {error}"
+        ) from None
+
+
+def make_optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """Return the configured optimizer of all parameters of ``model``."""
+    momentum = {"momentum": 0.9} if config.optimizer == "sgd" else {}
+    return OPTIMIZERS[config.optimizer](
+        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, **momentum
+    )

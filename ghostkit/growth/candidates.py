@@ -18,7 +18,16 @@ from torch import Tensor, nn
 
 from ghostkit.cost import LatencyTable, LayerCost, layer_costs, macs, output_shapes
 from ghostkit.errors import GhostkitError
-from ghostkit.growth.edits import AddBlock, AddBranch, AddIntrinsic, Edit, most_used_intrinsic, take_down
+from ghostkit.growth.edits import (
+    INITS,
+    KINDS,
+    AddBlock,
+    AddBranch,
+    AddIntrinsic,
+    Edit,
+    most_used_intrinsic,
+    take_down,
+)
 from ghostkit.growth.gain import Probe, fisher_gain, per_sample_gradient, raw_gain, residual
 from ghostkit.growth.kernels import best_branch, best_intrinsic
 from ghostkit.growth.layers import default_rows
@@ -67,13 +76,19 @@ def candidates(
         edit; MACs per image). ``frame.attrs["macs"]`` holds the MACs spent on scoring.
 
     Raises:
-        GhostkitError: if the model has no site, or the loss is not finite.
+        GhostkitError: if an argument is unknown, the model has no site, or the loss is not finite.
     """
     inits = (how,) if isinstance(how, str) else tuple(how)
     generator = generator or torch.Generator().manual_seed(0)
     latency = latency or LatencyTable(batch=1)
-    if score not in SCORES:
-        raise GhostkitError(f"unknown score {score!r}; expected one of {', '.join(SCORES)}")
+    for asked, values, expected in (
+        ("score", (score,), tuple(SCORES)),
+        ("how", inits, INITS),
+        ("kinds", kinds, tuple(edit.kind for edit in KINDS.values())),
+    ):
+        for value in values:
+            if value not in expected:
+                raise GhostkitError(f"candidates: {asked}={value!r} is unknown; expected one of {', '.join(expected)}")
     original = scratch_copy(model)
     known = sites(original)
     if not known:
@@ -120,6 +135,7 @@ def scratch_copy(model: nn.Module) -> nn.Module:
         module._forward_hooks.clear()
         module._forward_pre_hooks.clear()
         module._backward_hooks.clear()
+        module._backward_pre_hooks.clear()
         if isinstance(module, nn.Dropout | nn.Dropout2d):
             module.p = 0.0
     for parameter in scratch.parameters():

@@ -135,7 +135,7 @@ def drawing_from(generator: torch.Generator) -> Iterator[None]:
     """Let PyTorch's own initialisers draw from ``generator``, and leave the global random state as it was."""
     seed = int(torch.randint(2**62, (), generator=generator))
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed accelerators as well
         yield
 
 

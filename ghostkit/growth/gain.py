@@ -73,7 +73,8 @@ def residual(new: Tensor, old: Tensor) -> Tensor:
         (x - x.mean([0, *range(2, x.dim())], keepdim=True)).transpose(0, 1).flatten(1) for x in (new, old)
     )
     moments = (flat_old @ flat_old.mT).double()
-    moments += RIDGE * moments.diagonal().mean() * torch.eye(len(moments), dtype=moments.dtype, device=new.device)
+    ridge = RIDGE * moments.diagonal().mean() + torch.finfo(new.dtype).tiny  # dead channels have no moments at all
+    moments += ridge * torch.eye(len(moments), dtype=moments.dtype, device=new.device)
     weights = torch.linalg.solve(moments, (flat_old @ flat_new.mT).double()).to(new.dtype)
     rest = flat_new - weights.mT @ flat_old
     return rest.view(shape[1], shape[0], *shape[2:]).transpose(0, 1)

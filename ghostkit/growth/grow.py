@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -144,10 +145,11 @@ def largest_change(before: list[Tensor] | None, after: list[Tensor], edits: Sequ
     Raises:
         GhostkitError: if it is so large that an edit cannot have kept the function.
     """
-    change, scale = 0.0, 0.0
+    change = scale = 0.0
     for old, new in zip(before or [], after, strict=True):
         if old.numel():
-            change = max(change, float((new - old).abs().max()))
+            largest = float((new - old).abs().max())
+            change = largest if math.isnan(largest) else max(change, largest)  # max would lose a NaN
             scale = max(scale, float(old.abs().max()))
     if not change <= TOLERANCE * max(scale, 1.0):
         named = ", ".join(map(str, edits))

@@ -83,10 +83,12 @@ class History:
 
     Args:
         recipe: name and arguments of :func:`ghostkit.build`; None for a user's own network.
+        image: shape (C, H, W) of the images that MACs are counted for, where a trainer set it.
         events: the growth events, in order.
     """
 
     recipe: dict[str, Any] | None = None
+    image: tuple[int, ...] | None = None
     events: list[GrowthEvent] = field(default_factory=list)
 
     @property
@@ -96,7 +98,7 @@ class History:
 
     def lines(self) -> list[str]:
         """Return the history as JSON lines, the recipe first."""
-        head = {"format": FORMAT, "recipe": self.recipe}
+        head = {"format": FORMAT, "recipe": self.recipe, "image": self.image}
         return [json.dumps(head), *(json.dumps(event.to_json()) for event in self.events)]
 
     @classmethod
@@ -116,7 +118,9 @@ class History:
         if rows[0]["format"] != FORMAT:
             raise GhostkitError(f"{source} has format {rows[0]['format']!r}; this version reads format {FORMAT}")
         try:
-            return cls(rows[0].get("recipe"), [GrowthEvent.from_json(row) for row in rows[1:]])
+            image = rows[0].get("image")
+            events = [GrowthEvent.from_json(row) for row in rows[1:]]
+            return cls(rows[0].get("recipe"), None if image is None else tuple(map(int, image)), events)
         except (TypeError, ValueError, AttributeError) as error:
             raise GhostkitError(f"{source}: {error}") from None
 

@@ -16,6 +16,7 @@ For a layer of your own, register what it needs::
 from __future__ import annotations
 
 from functools import singledispatch
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -52,25 +53,36 @@ def is_depthwise(layer: nn.Module) -> bool:
 
 
 def is_channelwise(layer: nn.Module) -> bool:
-    """Return whether every output channel of ``layer`` is made from the input channel of the same number."""
-    return isinstance(layer, (nn.BatchNorm2d, SqueezeExcite, *CHANNELWISE_LAYERS)) or is_depthwise(layer)
+    """Return whether every output channel of ``layer`` is made from the input channel of the same number.
+
+    A layer whose two sides are widened apart has a rule for each; one that has a rule for :func:`widen_out` alone keeps
+    its channels to themselves, as BN and SE do.
+    """
+    if isinstance(layer, nn.Conv2d):
+        return is_depthwise(layer)
+    return isinstance(layer, CHANNELWISE_LAYERS) or (knows(widen_out, layer) and not knows(widen_in, layer))
 
 
 def is_consumer(layer: nn.Module) -> bool:
     """Return whether :func:`widen_in` has a rule for ``layer``."""
     if isinstance(layer, nn.Conv2d):
         return layer.groups == 1
-    return widen_in.dispatch(type(layer)) is not widen_in.dispatch(object)
+    return knows(widen_in, layer)
 
 
 def is_block(layer: nn.Module) -> bool:
     """Return whether :func:`identity_like` has a rule for ``layer``."""
-    return identity_like.dispatch(type(layer)) is not identity_like.dispatch(object)
+    return knows(identity_like, layer)
 
 
 def has_rule(layer: nn.Module) -> bool:
     """Return whether ``layer`` is widened by a rule of its own, and so is not looked into when tracing."""
-    return any(rule.dispatch(type(layer)) is not rule.dispatch(object) for rule in (widen_in, widen_out))
+    return knows(widen_in, layer) or knows(widen_out, layer)
+
+
+def knows(rules: Any, layer: nn.Module) -> bool:
+    """Return whether the ``singledispatch`` function ``rules`` has a rule for this kind of layer."""
+    return rules.dispatch(type(layer)) is not rules.dispatch(object)
 
 
 def default_rows(weight: Tensor, count: int, generator: torch.Generator) -> Tensor:

@@ -173,12 +173,24 @@ def apply_remap(host: nn.Module, remap: Remap, optimizer: torch.optim.Optimizer 
             layer.register_buffer(remap.name, new)
             return
         before, gradient = old.shape, old.grad
-        old.grad = None
-        old.data = new
+        refill(old, new)
         if gradient is not None:
             old.grad = remapped(gradient, remap.channels, remap.dim)
         if optimizer is not None and old in optimizer.state:
             remap_state(optimizer, old, before, remap)
+
+
+def refill(parameter: nn.Parameter, data: Tensor) -> None:
+    """Give ``parameter`` new contents, of another shape perhaps, and no gradient.
+
+    A graph that is still alive (a loss kept in a variable) holds on to the parameter's gradient accumulator, which
+    expects the old shape. PyTorch makes a new one when the dtype changes, so the dtype changes for a moment; hooks on
+    the parameter stay.
+    """
+    parameter.grad = None
+    other = torch.float32 if parameter.dtype == torch.float16 else torch.float16
+    parameter.data = torch.empty(0, dtype=other, device=parameter.device)
+    parameter.data = data
 
 
 def remap_state(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, before: torch.Size, remap: Remap) -> None:
@@ -234,6 +246,8 @@ def apply_insert(host: nn.Module, insert: Insert, optimizer: torch.optim.Optimiz
         for group in optimizer.param_groups:
             if any(member is sibling for member in group["params"]):
                 group["params"].append(parameter)
+                if "param_names" in group:  # the optimizer was given named parameters
+                    group["param_names"].append(f"{insert.target}.{name}")
 
 
 def kind(root: nn.Module, name: str) -> tuple[type, str]:
@@ -271,7 +285,12 @@ def transaction(
     """
     remembered = [remember(module) for root in (host, ema) if root is not None for module in root.modules()]
     if optimizer is not None:
-        groups = [(group, list(group["params"])) for group in optimizer.param_groups]
+        groups = [
+            (group[name], list(group[name]))
+            for group in optimizer.param_groups
+            for name in ("params", "param_names")
+            if name in group
+        ]
         states = {parameter: dict(state) for parameter, state in optimizer.state.items()}
     try:
         yield
@@ -282,12 +301,13 @@ def transaction(
                 table.clear()
                 table.update(entries)
             for parameter, data, gradient in contents:
-                parameter.grad = None
+                if parameter.data.shape != data.shape:
+                    refill(parameter, data)
                 parameter.data = data
                 parameter.grad = gradient
         if optimizer is not None:
-            for group, members in groups:
-                group["params"][:] = members
+            for listed, members in groups:
+                listed[:] = members
             optimizer.state.clear()
             for parameter, state in states.items():
                 optimizer.state[parameter] = state

@@ -7,7 +7,7 @@ channels, any ratio, and taps at the end of each stage, none of which changes a 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -107,7 +107,7 @@ class GhostNet(nn.Module):
         hidden, count = channels, 0
         for rows in stages:
             blocks = []
-            for row in rows:
+            for row in (Row(*numbers) for numbers in rows):  # plain lists, too, as a recipe in JSON holds them
                 hidden, out = make_divisible(row.hidden * width), make_divisible(row.out * width)
                 blocks.append(
                     GhostBottleneck(
@@ -143,15 +143,17 @@ class GhostNet(nn.Module):
     def features(self, x: Tensor) -> list[Tensor]:
         """Return the maps at the end of each stage, where the next one halves the resolution, finest first.
 
+        Those at the stem's own resolution are left out: of a published network, strides 4, 8, 16 and 32 remain.
+
         Args:
             x: images (B, in_channels, H, W).
         """
         x = self.act1(self.bn1(self.conv_stem(x)))
-        taps = []
-        stages = list(self.blocks)[:-1]  # the last is the 1x1 convolution before the head
+        taps, halved = [], False
+        stages: list[Any] = list(self.blocks)[:-1]  # the last is the 1x1 convolution before the head
         for stage, following in zip(stages, [*stages[1:], None], strict=True):
             x = stage(x)
-            first = next(iter(following)) if following is not None else None
-            if first is None or first.stride > 1:
+            halved = halved or stage[0].stride > 1
+            if following is None or (halved and following[0].stride > 1):
                 taps.append(x)
         return taps

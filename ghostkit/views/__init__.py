@@ -1,22 +1,21 @@
-"""Pictures of a run: figures with text twins, and the page that carries them out of a notebook."""
+"""Pictures of a run: data frame in, plotly figure out, each with a twin in plain text, and the page that carries them.
 
-from ghostkit.views.figures import (
+The figures are pure. They read the frames that a run gives (``run.metrics``, ``run.events``, ``run.candidates``,
+``run.architecture(event)``), never a model, and carry their twin in ``figure.layout.meta["text"]``.
+"""
+
+from ghostkit.views.candidates import candidate_scores, candidate_scores_text
+from ghostkit.views.comparison import closing_table, compute_accuracy, compute_accuracy_text
+from ghostkit.views.curves import training_curves, training_curves_text
+from ghostkit.views.features import feature_mosaic, feature_mosaic_text
+from ghostkit.views.networks import (
     architecture,
     architecture_replay,
     architecture_replay_text,
     architecture_text,
-    candidate_scores,
-    candidate_scores_text,
-    closing_table,
-    compute_accuracy,
-    compute_accuracy_text,
-    feature_mosaic,
-    feature_mosaic_text,
-    training_curves,
-    training_curves_text,
 )
 from ghostkit.views.report import Shown, find_browser, show, write_report
-from ghostkit.views.theme import percent, quantity, table_text
+from ghostkit.views.wording import percent, quantity, table_text
 
 __all__ = [
     "Shown",

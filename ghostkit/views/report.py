@@ -25,6 +25,7 @@ from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 from plotly.offline import get_plotlyjs
 
 from ghostkit.errors import GhostkitError
+from ghostkit.files import write_atomically
 
 __all__ = ["PLOTLY", "Shown", "find_browser", "show", "write_report"]
 
@@ -102,7 +103,7 @@ def write_report(notebook_path: str | Path, html_path: str | Path) -> Path:
         html_path: the page; an older one is replaced, at once or not at all.
 
     Raises:
-        GhostkitError: if the notebook cannot be read.
+        GhostkitError: if the notebook cannot be read or the page not be written.
     """
     source, target = Path(notebook_path), Path(html_path)
     try:
@@ -131,9 +132,7 @@ def write_report(notebook_path: str | Path, html_path: str | Path) -> Path:
     resources = {"metadata": {"name": _title(notebook, source.stem), "path": str(source.parent)}, "plotlyjs": script}
     page, _ = exporter.from_notebook_node(notebook, resources)
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(target.name + ".partial")
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(target)
+    write_atomically(target, page)
     return target
 
 

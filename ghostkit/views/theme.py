@@ -1,22 +1,20 @@
-"""How every view looks and words its numbers.
+"""How every view looks.
 
 Colours are Okabe and Ito's, which colour-blind readers can tell apart; the template is light and neutral, so that the
-data is the darkest thing on the page. Numbers carry SI prefixes and units, in pictures and in their text twins alike.
-Nothing here knows what a network is.
+data is the darkest thing on the page. Growth events have the same colours in every figure, and so have the marks of
+what is made by cheap operations and of what growth chose. Nothing here reads a data frame.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 
-__all__ = ["TEMPLATE", "axis_unit", "notice", "percent", "quantity", "sparkline", "table_text"]
+__all__ = ["TEMPLATE", "age_axis", "age_colours", "finish", "notice", "replay_controls"]
 
 # Okabe & Ito (2008), "Color Universal Design", without the yellow that vanishes on white.
 BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
@@ -36,8 +34,10 @@ MAP_SCALE = [[0, "white"], [1 / 255, "white"], [1 / 255, "#00224e"], [0.5, "#7c7
 EMPTY = {"x": 0.5, "y": 0.5, "xref": "paper", "yref": "paper", "showarrow": False, "font": {"size": 14, "color": MUTED}}
 
 FONT = "Inter, 'Helvetica Neue', Helvetica, Arial, 'Liberation Sans', sans-serif"
-_PREFIXES = ("", "k", "M", "G", "T", "P", "E")
-
+# A trace that brings its own words for each mark shows them, without plotly's box for the name of the trace.
+OWN_WORDS = "%{hovertext}<extra></extra>"
+# Where a legend stands that takes no width from the data; ``y`` says how far above.
+LEGEND_ABOVE = {"orientation": "h", "x": 0, "yanchor": "bottom"}
 
 _AXIS = {
     "showgrid": True,
@@ -54,7 +54,6 @@ _AXIS = {
     "automargin": True,
     "exponentformat": "power",
 }
-
 
 TEMPLATE = go.layout.Template(
     layout={
@@ -74,17 +73,25 @@ TEMPLATE = go.layout.Template(
 )
 
 
+def finish(figure: go.Figure, text: str, **layout: Any) -> go.Figure:
+    """Give ``figure`` our template, its text twin and its layout, and return it.
+
+    Args:
+        figure: the traces.
+        text: what the figure shows, in words and tables.
+        layout: as for ``figure.update_layout``.
+    """
+    return figure.update_layout(template=TEMPLATE, meta={"text": text}, **layout)
+
+
 def notice(text: str) -> go.Figure:
     """Return a figure that says in one sentence why there is nothing to draw.
 
     Args:
         text: the sentence.
     """
-    figure = go.Figure()
-    figure.update_layout(template=TEMPLATE, height=180, meta={"text": text}, annotations=[EMPTY | {"text": text}])
-    figure.update_xaxes(visible=False)
-    figure.update_yaxes(visible=False)
-    return figure
+    hidden = {"visible": False}
+    return finish(go.Figure(), text, height=180, annotations=[EMPTY | {"text": text}], xaxis=hidden, yaxis=hidden)
 
 
 def age_colours(events: int) -> list[str]:
@@ -147,75 +154,3 @@ def replay_controls(labels: Sequence[str], frames: Sequence[str]) -> dict[str, A
     slider = {**place, "x": 0.16, "len": 0.84, "pad": {"t": 34}, "currentvalue": {"visible": False}, "steps": steps}
     menu = {**place, "x": 0, "pad": {"t": 40}, "type": "buttons", "direction": "left", "showactive": False}
     return {"sliders": [slider], "updatemenus": [{**menu, "buttons": buttons}]}
-
-
-def axis_unit(values: Sequence[float] | np.ndarray | pd.Series, unit: str) -> tuple[float, str]:
-    """Return the divisor and the prefixed unit in which an axis over ``values`` reads best, such as (1e6, "MMAC").
-
-    Args:
-        values: what the axis has to span, in ``unit``.
-        unit: the unit without a prefix.
-    """
-    finite = np.abs(np.asarray(values, dtype=float))
-    finite = finite[np.isfinite(finite)]
-    largest = float(finite.max()) if finite.size else 0.0
-    power = min(max(math.floor(math.log10(largest) / 3), 0), len(_PREFIXES) - 1) if largest > 0 else 0
-    return 1000.0**power, _PREFIXES[power] + unit
-
-
-def quantity(value: float | None, unit: str = "") -> str:
-    """Return ``value`` with three significant digits, an SI prefix and its unit: ``1.20 MMAC``, ``34.5 k``.
-
-    Args:
-        value: the number, in ``unit``; None and NaN become a dash.
-        unit: "MAC", "params" or nothing. A prefix is joined to MAC and stands before a space and any other unit.
-    """
-    if value is None or not math.isfinite(value):
-        return "–"
-    if float(value).is_integer() and abs(value) < 1000:
-        return f"{value:.0f} {unit}".rstrip()
-    value = float(f"{value:.3g}")
-    magnitude = math.floor(math.log10(abs(value)))
-    power = min(max(magnitude // 3, 0), len(_PREFIXES) - 1)
-    tail = _PREFIXES[power] + unit if unit == "MAC" else f"{_PREFIXES[power]} {unit}".strip()
-    return f"{value / 1000.0**power:.{max(0, 2 - magnitude + 3 * power)}f} {tail}".rstrip()
-
-
-def percent(share: float | None) -> str:
-    """Return a share from 0 to 1 as a percentage with two decimals; None and NaN become a dash."""
-    return "–" if share is None or not math.isfinite(share) else f"{100 * share:.2f} %"
-
-
-def sparkline(values: Sequence[float] | np.ndarray | pd.Series, width: int = 32) -> str:
-    """Return the course of ``values`` as one line of block characters.
-
-    Args:
-        values: the numbers in order; what is not finite is left out.
-        width: characters at most.
-    """
-    numbers = np.asarray(values, dtype=float)
-    numbers = numbers[np.isfinite(numbers)]
-    if not numbers.size:
-        return ""
-    kept = numbers[np.unique(np.linspace(0, numbers.size - 1, min(width, numbers.size)).round().astype(int))]
-    low, high = float(kept.min()), float(kept.max())
-    steps = (kept - low) / (high - low) * 7 if high > low else np.full(kept.size, 3.0)
-    return "".join("▁▂▃▄▅▆▇█"[round(step)] for step in steps)
-
-
-def table_text(frame: pd.DataFrame) -> str:
-    """Return ``frame`` as aligned monospace text: words to the left, numbers to the right.
-
-    Args:
-        frame: any data frame, its cells already worded; the index is not shown.
-    """
-    if frame.empty:
-        return "(nothing to show)"
-    columns = []
-    for name in frame.columns:
-        cells = [str(name), *map(str, frame[name])]
-        width = max(map(len, cells))
-        worded = any(text[:1].isalpha() or text[:1] in "█▓░*" for text in cells[1:] if text)
-        columns.append([cell.ljust(width) if worded else cell.rjust(width) for cell in cells])
-    lines = ["  ".join(cells).rstrip() for cells in zip(*columns, strict=True)]
-    return "\n".join([lines[0], "─" * max(map(len, lines)), *lines[1:]])

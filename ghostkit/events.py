@@ -1,0 +1,61 @@
+"""What a training run reports while it goes on: one small record for everything that happens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ghostkit.growth.history import GrowthEvent
+from ghostkit.tasks.classification import Scores
+
+__all__ = ["CheckpointSaved", "Evaluated", "Event", "Finished", "Grown", "StepDone"]
+
+
+@dataclass(frozen=True)
+class StepDone:
+    """One optimizer step was taken.
+
+    Args:
+        step: steps taken so far.
+        progress: share of the run done, 0 to 1.
+        loss: loss of the step's batch, in nats, still on the device.
+    """
+
+    step: int
+    progress: float
+    loss: Tensor
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """The test split was gone through; ``row`` is what the metrics file got, ``scores`` the whole of it."""
+
+    row: dict[str, Any]
+    scores: Scores
+
+
+@dataclass(frozen=True)
+class Grown:
+    """A growth event happened, or was due and brought nothing (then it has no edits and says why)."""
+
+    event: GrowthEvent
+
+
+@dataclass(frozen=True)
+class CheckpointSaved:
+    """The run can be resumed from ``folder``."""
+
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The run is over; ``result`` is what its folder's result.json holds."""
+
+    result: dict[str, Any]
+
+
+Event = StepDone | Evaluated | Grown | CheckpointSaved | Finished

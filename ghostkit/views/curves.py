@@ -1,0 +1,204 @@
+"""The course of one training: loss, accuracy and MACs per image, with its growth events.
+
+Number and order of the traces stay the same while a run goes on, so that a live view can pour a newer figure into an
+older one.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from ghostkit.views.columns import check_columns
+from ghostkit.views.theme import AGE_SCALE, BLUE, EMPTY, FAINT, INK, LEGEND_ABOVE, MUTED, OWN_WORDS, finish
+from ghostkit.views.wording import axis_unit, percent, quantity, sparkline, table_text
+
+__all__ = ["training_curves", "training_curves_text"]
+
+METRIC_COLUMNS = ("step", "epoch", "compute", "split", "loss", "accuracy", "params", "macs")
+EVENT_COLUMNS = ("event", "epoch", "edits", "params_before", "params_after", "macs_before", "macs_after", "reason")
+NOTHING = "Nothing has been measured yet."
+
+
+def training_curves(metrics: pd.DataFrame, events: pd.DataFrame | None = None) -> go.Figure:
+    """Return loss, accuracy and MACs per image over the epochs, with growth events marked.
+
+    Args:
+        metrics: ``run.metrics``.
+        events: ``run.events``; events without edits get a hollow mark and no line.
+
+    Raises:
+        GhostkitError: if a column is missing.
+    """
+    metrics = pd.DataFrame(columns=METRIC_COLUMNS) if metrics.empty else metrics
+    check_columns(metrics, METRIC_COLUMNS, "metrics")
+    divisor, unit = axis_unit(metrics["macs"], "MAC")
+    span = 1.0 if metrics.empty else float(metrics["epoch"].max()) or 1.0
+    figure = go.Figure([*_measured(metrics), _size(metrics, divisor, unit), *_event_marks(events, span)])
+    return finish(
+        figure,
+        training_curves_text(metrics, events),
+        height=560,
+        xaxis={"title": {"text": "epoch"}, "anchor": "y4", "range": [-0.01 * span, 1.015 * span]},
+        yaxis2={"title": {"text": "loss per image"}, "domain": [0.615, 0.965], "rangemode": "tozero"},
+        yaxis3={"title": {"text": "accuracy (%)"}, "domain": [0.225, 0.575]},
+        yaxis4={"title": {"text": f"{unit}<br>per image"}, "domain": [0, 0.185], "rangemode": "tozero", "nticks": 4},
+        # One invisible axis spans the three panels, for the lines that growth events draw through all of them.
+        yaxis={"domain": [0, 0.965], "range": [0, 1], "visible": False, "fixedrange": True},
+        legend=LEGEND_ABOVE | {"y": 1.03},
+        annotations=[EMPTY | {"text": NOTHING}] if metrics.empty else [],
+        margin={"t": 56},
+    )
+
+
+def _measured(metrics: pd.DataFrame) -> list[go.Scatter]:
+    """Return the loss of both splits, then the accuracy of both."""
+    splits = (_split(metrics, "train"), "train", FAINT, 1.4), (_split(metrics, "test"), "test", BLUE, 2.2)
+    return [
+        go.Scatter(
+            x=rows["epoch"].to_numpy(np.float32),
+            y=rows[column].to_numpy(np.float32) * factor,
+            yaxis=axis,
+            name=name,
+            legendgroup=name,
+            showlegend=column == "loss",
+            mode="lines+markers" if name == "test" and len(rows) <= 60 else "lines",
+            line={"color": colour, "width": width},
+            marker={"size": 5},
+            hovertemplate=f"{name} {label}<br>epoch %{{x:.2f}}<extra></extra>",
+        )
+        for column, axis, factor, label in (("loss", "y2", 1, "loss %{y:.4f}"), ("accuracy", "y3", 100, "%{y:.2f} %"))
+        for rows, name, colour, width in splits
+    ]
+
+
+def _split(metrics: pd.DataFrame, name: str, points: int = 1000) -> pd.DataFrame:
+    """Return the rows of one split, evenly thinned to ``points``, the last one kept."""
+    rows = metrics[metrics["split"] == name]
+    return rows.iloc[np.unique(np.linspace(0, len(rows) - 1, min(points, len(rows))).astype(int))]
+
+
+def _size(metrics: pd.DataFrame, divisor: float, unit: str) -> go.Scatter:
+    """Return the MACs per image as stairs: the rows at which they changed, and the last one."""
+    rows = metrics.sort_values("step", kind="stable")
+    rows = rows[rows["macs"].ne(rows["macs"].shift()) | (np.arange(len(rows)) == len(rows) - 1)]
+    return go.Scatter(
+        x=rows["epoch"],
+        y=rows["macs"] / divisor,
+        yaxis="y4",
+        name="MACs per image",
+        customdata=[quantity(value, "params") for value in rows["params"]],
+        line={"color": INK, "width": 1.8, "shape": "hv"},
+        fill="tozeroy",
+        fillcolor="rgba(34,39,46,0.07)",
+        mode="lines",
+        showlegend=False,
+        hovertemplate=f"%{{y:.3~g}} {unit} per image<br>%{{customdata}}<br>epoch %{{x:.2f}}<extra></extra>",
+    )
+
+
+def _event_marks(events: pd.DataFrame | None, span: float) -> list[go.Scatter]:
+    """Return three traces: a line through all panels per growth event, its mark, and marks of events without edits."""
+    events = pd.DataFrame(columns=EVENT_COLUMNS) if events is None or events.empty else events
+    check_columns(events, EVENT_COLUMNS, "events")
+    grows = events["edits"].astype(str).ne("").to_numpy()
+    grown, idle = events[grows], events[~grows]
+    epochs = grown["epoch"].to_numpy(float)
+    line = go.Scatter(
+        x=np.repeat(epochs, 3),
+        y=np.tile([0, 1, np.nan], len(epochs)),
+        mode="lines",
+        line={"color": FAINT, "width": 1, "dash": "dot"},
+        hoverinfo="skip",
+        showlegend=False,
+    )
+    aged = {
+        **{"symbol": "triangle-down", "size": 10, "line": {"color": "white", "width": 1}},
+        **{"color": grown["event"].to_numpy(int), "colorscale": AGE_SCALE},
+        **{"cmin": 1, "cmax": int(max([2, *events["event"]]))},
+    }
+    hollow = {"symbol": "circle-open", "size": 7, "color": FAINT}
+    numbers = _spaced(epochs, grown["event"], span)
+    return [line, _marks(grown, "growth event", aged, numbers), _marks(idle, "event without growth", hollow)]
+
+
+def _marks(events: pd.DataFrame, name: str, look: dict[str, Any], numbers: np.ndarray | None = None) -> go.Scatter:
+    return go.Scatter(
+        x=events["epoch"].to_numpy(float),
+        y=np.ones(len(events)),
+        mode="markers+text",
+        name=name,
+        text=numbers,
+        textposition="top center",
+        textfont={"size": 10, "color": MUTED},
+        marker=look,
+        hovertext=np.array([_event_hover(event) for event in events.itertuples()], dtype=object),
+        hovertemplate=OWN_WORDS,
+        cliponaxis=False,
+        showlegend=len(events) > 0,
+    )
+
+
+def _spaced(positions: np.ndarray, labels: Iterable[Any], span: float, room: float = 0.028) -> np.ndarray:
+    """Return the labels with those blanked that would touch their left neighbour; ``room`` is a share of ``span``."""
+    kept, last = [], -np.inf
+    for position, label in zip(positions, labels, strict=True):
+        fits = position - last >= room * span
+        kept.append(str(label) if fits else "")
+        last = position if fits else last
+    return np.array(kept, dtype=object)
+
+
+def _event_hover(event: Any) -> str:
+    cost = f"{quantity(event.macs_before, 'MAC')} → {quantity(event.macs_after, 'MAC')} per image"
+    size = f"{quantity(event.params_before)} → {quantity(event.params_after, 'params')}"
+    return (
+        f"<b>growth event {event.event}</b> · epoch {event.epoch:.2f}<br>{_wrapped(event.edits or 'no growth')}"
+        f"<br>{cost}<br>{size}<br><i>{_wrapped(event.reason)}</i>"
+    )
+
+
+def _wrapped(text: str) -> str:
+    return text if len(text) <= 68 else "<br>".join(textwrap.wrap(text, 68))
+
+
+def training_curves_text(metrics: pd.DataFrame, events: pd.DataFrame | None = None, limit: int = 40) -> str:
+    """Return the course of a training in a few lines, and its growth events as a table.
+
+    Args:
+        metrics: ``run.metrics``.
+        events: ``run.events``.
+        limit: events listed at most, the latest ones.
+    """
+    if metrics.empty:
+        return NOTHING
+    last = metrics.iloc[-1]
+    spent, size = quantity(last["compute"], "MAC"), quantity(last["macs"], "MAC")
+    lines = [f"{last['epoch']:.2f} epochs, {spent} spent; {size} per image at the end"]
+    for name in ("train", "test"):
+        rows = metrics[metrics["split"] == name]
+        if not rows.empty:
+            loss, accuracy = rows["loss"], rows["accuracy"]
+            lines.append(f"{name:<5}  loss      {loss.iloc[0]:8.4f} → {loss.iloc[-1]:8.4f}  {sparkline(loss)}")
+            lines.append(
+                f"{name:<5}  accuracy  {percent(accuracy.iloc[0]):>8} → {percent(accuracy.iloc[-1]):>8}"
+                f"  {sparkline(accuracy)}  best {percent(accuracy.max())}"
+            )
+    if events is None or events.empty:
+        return "\n".join([*lines, "no growth events"])
+    earlier, events = len(events) - limit, events.tail(limit)
+    table = pd.DataFrame(
+        {
+            "event": events["event"],
+            "epoch": events["epoch"].map("{:.2f}".format),
+            "MACs": [f"{quantity(row.macs_before)} → {quantity(row.macs_after)}" for row in events.itertuples()],
+            "edits": [textwrap.shorten(row.edits, 80) or "no growth" for row in events.itertuples()],
+        }
+    )
+    more = [f"… and {earlier} events before these"] if earlier > 0 else []
+    return "\n".join([*lines, "", table_text(table), *more])

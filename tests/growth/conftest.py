@@ -1,0 +1,219 @@
+"""The hosts that are grown, trained a little, and what the tests do with them again and again."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ghostkit.growth import AddBlock, AddBranch, AddIntrinsic, Edit, sites
+from ghostkit.nn import GhostBottleneck, GhostModule, GhostNet, build
+from ghostkit.nn.ghostnet import Row
+
+CLASSES = 5
+FIRST_LABEL = 1000.0  # above every number that growth puts into fresh entries
+
+
+class Odd(nn.Module):
+    """A user's own network: odd channel counts, cut-off ghosts, 3x3 primary kernels, one module with two consumers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = GhostModule(3, 7, kernel_size=3, ratio=3)
+        self.norm = nn.BatchNorm2d(7)
+        self.left = nn.Conv2d(7, 5, 3, padding=1, stride=2)
+        self.right = GhostModule(7, 5, ratio=2, stride=2, attention=True)
+        self.deep = nn.Sequential(GhostBottleneck(5, 9, 5, squeeze_excite=0.25, ratio=3))
+        self.last = GhostModule(5, 3, ratio=2)
+        self.pool = nn.AdaptiveAvgPool2d(2)
+        self.head = nn.Linear(3 * 4, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.norm(self.first(x)))
+        x = self.deep(self.left(x) + self.right(x))
+        return self.head(torch.flatten(self.pool(self.last(x)), 1))
+
+
+def narrow(name: str) -> nn.Module:
+    """The published topology, every block of it, with few channels."""
+    return build(name, CLASSES, width=0.2, head_channels=16, dropout=0.0)
+
+
+HOSTS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {  # images leave 64 values a channel at the end
+    "seedling": (lambda: build("seedling", CLASSES, 1), (16, 1, 12, 12)),
+    "plain seedling": (lambda: build("seedling", CLASSES, 1, ratio=1), (16, 1, 12, 12)),
+    "cut-off ghosts": (
+        lambda: GhostNet(((Row(3, 8, 8, 0, 2),), (Row(5, 16, 8, 0.5, 1),)), 1, CLASSES, 1, head_channels=8, ratio=3),
+        (16, 1, 12, 12),
+    ),
+    "odd": (Odd, (16, 3, 12, 12)),
+    "ghostnet_050": (lambda: narrow("ghostnet_050"), (16, 3, 33, 33)),
+    "ghostnetv2_100": (lambda: narrow("ghostnetv2_100"), (16, 3, 33, 33)),
+}
+
+OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]] = {
+    "SGD": lambda parameters: torch.optim.SGD(parameters, lr=0.05, momentum=0.9, weight_decay=0.01),
+    "Adam": lambda parameters: torch.optim.Adam(parameters, lr=0.01, weight_decay=0.01),
+    "AdamW": lambda parameters: torch.optim.AdamW(parameters, lr=0.01, weight_decay=0.01),
+}
+
+
+@cache
+def trained(name: str) -> tuple[nn.Module, Tensor, Tensor]:
+    make, shape = HOSTS[name]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model, images, targets = make().double(), torch.randn(shape).double(), torch.randint(CLASSES, shape[:1])
+        for module in model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+        for _ in range(8):
+            learn(model, optimizer, images, targets)
+        optimizer.zero_grad()
+    return model, images, targets
+
+
+def learn(model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, targets: Tensor) -> float:
+    optimizer.zero_grad()
+    loss = F.cross_entropy(model(images), targets)
+    loss.backward()
+    optimizer.step()
+    return float(loss)
+
+
+@pytest.fixture
+def host() -> Callable[..., tuple[nn.Module, Tensor, Tensor]]:
+    """A fresh copy of a trained host in train mode, with a batch: ``host("odd", torch.float64)``."""
+
+    def _host(name: str = "seedling", dtype: torch.dtype = torch.float64) -> tuple[nn.Module, Tensor, Tensor]:
+        model, images, targets = trained(name)
+        return copy.deepcopy(model).to(dtype), images.to(dtype), targets
+
+    return _host
+
+
+@pytest.fixture
+def make_optimizer() -> Callable[[str, nn.Module], torch.optim.Optimizer]:
+    """An optimizer with weight decay by name: ``make_optimizer("Adam", model)``."""
+    return lambda name, model: OPTIMIZERS[name](model.parameters())
+
+
+@pytest.fixture
+def train_step() -> Callable[..., float]:
+    """One step of an optimizer on the cross-entropy: ``loss = train_step(model, optimizer, images, targets)``."""
+    return learn
+
+
+@pytest.fixture
+def edits_of() -> Callable[[nn.Module, str], list[Edit]]:
+    """One edit of a kind at every site that can take it: ``edits_of(model, "branch 5x5 found")``."""
+
+    def _edits_of(model: nn.Module, kind: str) -> list[Edit]:
+        edits: list[Edit] = []
+        sort, *rest = kind.split()
+        draw = torch.Generator().manual_seed(1)
+        for site in sites(model):
+            if (site.axis == "depth") != (sort == "block"):
+                continue
+            if sort == "block":
+                place = {"first": site.blocks[0], "last": site.blocks[-1], "narrow": site.blocks[0]}[rest[0]]
+                edits.append(AddBlock(site.id, place, hidden=3 if rest[0] == "narrow" else None))
+                continue
+            module = model.get_submodule(site.id)
+            init = "svd" if rest[-1] == "found" else rest[-1]
+            tensors = None
+            if sort == "branch":
+                side = int(rest[0][0])
+                if init == "split" and side not in module.branches():
+                    continue
+                if init == "svd":
+                    tensors = {"rows": torch.randn(module.intrinsic_channels, 1, side, side, generator=draw).double()}
+                edits.append(AddBranch(site.id, side, init, tensors))
+            else:
+                count = min(2, module.intrinsic_channels)
+                if init == "svd":
+                    rows = torch.randn(count, *module.primary_conv[0].weight.shape[1:], generator=draw)
+                    tensors = {"rows": rows.double()}
+                edits.append(AddIntrinsic(site.id, count, init, tensors))
+        return edits
+
+    return _edits_of
+
+
+@pytest.fixture
+def labelled() -> Callable[[nn.Module], nn.Module]:
+    """A copy in which every number is its own label: where labels are after growth is where old entries went."""
+
+    def _labelled(model: nn.Module) -> nn.Module:
+        copied = copy.deepcopy(model)
+        for tensor in [*copied.parameters(), *copied.buffers()]:
+            if tensor.is_floating_point():
+                tensor.data = FIRST_LABEL + torch.arange(tensor.numel(), dtype=torch.float64).view(tensor.shape)
+        return copied.double()
+
+    return _labelled
+
+
+@pytest.fixture
+def old_entries() -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """Where a tensor of a labelled copy holds old entries, and their flat places before: ``mask, places``."""
+
+    def _old_entries(labels: Tensor) -> tuple[Tensor, Tensor]:
+        mask = labels >= FIRST_LABEL
+        return mask, (labels[mask] - FIRST_LABEL).long()
+
+    return _old_entries
+
+
+@pytest.fixture
+def snapshot() -> Callable[..., dict[str, object]]:
+    """Everything that training depends on, as copies: compare two with ``same``."""
+
+    def _snapshot(
+        model: nn.Module, optimizer: torch.optim.Optimizer | None = None, others: Sequence[nn.Module] = ()
+    ) -> dict[str, object]:
+        taken: dict[str, object] = {}
+        for number, root in enumerate((model, *others)):
+            taken |= {f"{number} {name}": tensor.clone() for name, tensor in root.state_dict().items()}
+            taken |= {
+                f"{number} {name} gradient": None if parameter.grad is None else parameter.grad.clone()
+                for name, parameter in root.named_parameters()
+            }
+            taken[f"{number} parameters"] = [id(parameter) for parameter in root.parameters()]
+            taken[f"{number} layers"] = [
+                (name, repr(layer), layer.training, len(layer._forward_hooks)) for name, layer in root.named_modules()
+            ]
+        if optimizer is not None:
+            taken["groups"] = [
+                {key: [id(member) for member in value] if key == "params" else value for key, value in group.items()}
+                for group in optimizer.param_groups
+            ]
+            taken |= {
+                f"state {number} {key}": copy.deepcopy(value)
+                for number, state in enumerate(optimizer.state.values())
+                for key, value in state.items()
+            }
+        return taken
+
+    return _snapshot
+
+
+@pytest.fixture
+def differences() -> Callable[[dict[str, object], dict[str, object]], list[str]]:
+    """Names of what two snapshots do not share bit for bit."""
+
+    def _differences(before: dict[str, object], after: dict[str, object]) -> list[str]:
+        def same(a: object, b: object) -> bool:
+            if isinstance(a, Tensor) and isinstance(b, Tensor):
+                return a.dtype == b.dtype and torch.equal(a, b)
+            return type(a) is type(b) and a == b
+
+        return [key for key in before | after if not same(before.get(key, "absent"), after.get(key, "absent"))]
+
+    return _differences

@@ -1,0 +1,64 @@
+import numpy as np
+import pytest
+
+from ghostkit import views
+from ghostkit.errors import GhostkitError
+
+
+def test_the_mosaic_is_one_image_with_two_frames(maps):
+    figure = views.feature_mosaic(maps, 4, "blocks.1.0.ghost1")
+    assert [trace.type for trace in figure.data] == ["heatmap", "scatter"]
+    assert [note.text for note in figure.layout.annotations] == [
+        "<b>4 intrinsic maps</b>  0–3",
+        "<b>8 ghost maps</b>  4–11",
+    ]
+    intrinsic, ghost = figure.layout.shapes
+    assert intrinsic.line.color != ghost.line.color
+    assert intrinsic.y1 < ghost.y0
+
+
+def test_every_map_fills_its_own_range_and_only_the_gaps_are_paper(maps):
+    image = views.feature_mosaic(maps, 4).data[0].z
+    assert image.dtype == np.uint8
+    assert int((image > 0).sum()) == maps.size
+    assert int((image == 255).sum()) >= len(maps)
+
+
+def test_hovering_tells_which_map_it_is(maps):
+    texts = views.feature_mosaic(maps, 4).data[1].hovertext
+    assert texts[3].startswith("<b>intrinsic map 3</b>")
+    assert texts[4].startswith("<b>ghost map 4</b>")
+
+
+@pytest.mark.parametrize("intrinsic", [0, 12])
+def test_a_module_of_one_sort_of_maps_has_one_frame(maps, intrinsic):
+    assert len(views.feature_mosaic(maps, intrinsic).layout.shapes) == 1
+
+
+def test_dead_and_broken_maps_are_drawn_too(maps):
+    maps[0], maps[1, 0, 0] = 0, np.nan
+    image = views.feature_mosaic(maps, 4).data[0].z
+    assert int((image > 0).sum()) == maps.size
+
+
+def test_a_large_layer_stays_small_on_disk():
+    figure = views.feature_mosaic(np.random.default_rng(0).normal(size=(256, 112, 112)), 128)
+    assert len(figure.to_json()) < 600_000
+
+
+def test_the_text_of_a_mosaic_lists_the_first_maps(maps):
+    lines = views.feature_mosaic_text(maps, 4, limit=5).splitlines()
+    assert lines[0] == "12 maps of 8 x 10: 4 intrinsic, 8 ghost"
+    assert [line.split()[1] for line in lines[3:8]] == ["intrinsic"] * 4 + ["ghost"]
+    assert lines[-1] == "… and 7 more"
+
+
+@pytest.mark.parametrize(("shape", "intrinsic", "message"), [((4, 4), 1, r"\(4, 4\)"), ((2, 4, 4), 3, "intrinsic=3")])
+def test_maps_of_another_shape_are_refused(shape, intrinsic, message):
+    with pytest.raises(GhostkitError, match=message):
+        views.feature_mosaic(np.zeros(shape), intrinsic)
+
+
+def test_a_layer_without_maps_says_so():
+    figure = views.feature_mosaic(np.zeros((0, 4, 4)), 0)
+    assert [note.text for note in figure.layout.annotations] == ["There are no feature maps to show."]

@@ -1,0 +1,66 @@
+"""What every view promises, whatever it shows."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from ghostkit import views
+
+EMPTY = pd.DataFrame()
+ONE_BLOCK = pd.DataFrame([{"block": "stem", "hidden": 0, "channels": 8}])
+
+
+def all_figures(metrics, events, candidates, before, after, curves, maps):
+    return {
+        "curves": views.training_curves(metrics, events),
+        "architecture": views.architecture(before, after),
+        "replay": views.architecture_replay({0: before, 2: after}),
+        "candidates": views.candidate_scores(candidates),
+        "compute": views.compute_accuracy(curves),
+        "mosaic": views.feature_mosaic(maps, 4),
+    }
+
+
+@pytest.fixture
+def figures(metrics, events, candidates, before, after, curves, maps):
+    return all_figures(metrics, events, candidates, before, after, curves, maps)
+
+
+def test_every_figure_is_json_has_our_template_and_carries_its_text(figures):
+    for name, figure in figures.items():
+        document = json.loads(figure.to_json())
+        assert document["layout"]["template"]["layout"]["font"]["family"].startswith("Inter"), name
+        assert "\n" in document["layout"]["meta"]["text"], name
+
+
+def test_drawing_changes_no_frame(metrics, events, candidates, before, after, curves, maps):
+    frames = [metrics, events, candidates, before, after]
+    copies = [frame.copy(deep=True) for frame in frames]
+    all_figures(metrics, events, candidates, before, after, curves, maps)
+    for frame, copy in zip(frames, copies, strict=True):
+        pd.testing.assert_frame_equal(frame, copy)
+
+
+@pytest.mark.parametrize(
+    ("draw", "word", "frames", "sentence"),
+    [
+        (views.training_curves, views.training_curves_text, [EMPTY], "Nothing has been measured yet."),
+        (views.architecture, views.architecture_text, [EMPTY], "There is no network to draw."),
+        (views.architecture, views.architecture_text, [ONE_BLOCK, EMPTY], "There is no network to draw."),
+        (views.architecture_replay, views.architecture_replay_text, [{}], "There is no network to draw."),
+        (views.architecture_replay, views.architecture_replay_text, [{0: EMPTY}], "There is no network to draw."),
+        (views.candidate_scores, views.candidate_scores_text, [EMPTY], "No candidates have been scored."),
+        (views.compute_accuracy, views.compute_accuracy_text, [{}], "No test accuracy has been measured yet."),
+        (
+            views.compute_accuracy,
+            views.compute_accuracy_text,
+            [{"run": [EMPTY]}],
+            "No test accuracy has been measured yet.",
+        ),
+    ],
+)
+def test_a_view_without_data_says_so_in_picture_and_text(draw, word, frames, sentence):
+    figure = draw(*frames)
+    assert [note.text for note in figure.layout.annotations] == [sentence]
+    assert figure.layout.meta["text"] == word(*frames) == sentence
