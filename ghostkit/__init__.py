@@ -23,6 +23,8 @@ _HOMES = {
     "rebuild": "ghostkit.growth.grow",
     "save": "ghostkit.checkpoint",
     "sites": "ghostkit.growth.sites",
+    "summary": "ghostkit.runs",
+    "train": "ghostkit.trainer",
 }
 
 __all__ = list(_HOMES)

@@ -40,9 +40,9 @@ class RunConfig(BaseModel):
     model_options: dict[str, Any] = Field(default_factory=dict, description="further arguments of ghostkit.build")
 
     # How it is trained.
-    epochs: float = Field(10.0, gt=0, description="passes over the training images; ignored when compute is set")
+    epochs: float = Field(30.0, gt=0, description="passes over the training images; ignored when compute is set")
     compute: float | None = Field(None, gt=0, description="stop at this many training MACs, scoring included")
-    batch_size: int = Field(64, ge=2, description="images per step")
+    batch_size: int = Field(128, ge=2, description="images per step")
     optimizer: Literal["sgd", "adam", "adamw"] = Field("sgd", description="sgd carries momentum 0.9")
     learning_rate: float = Field(0.1, gt=0, description="held constant while the network may grow")
     weight_decay: float = Field(5e-4, ge=0, description="L2 for sgd and adam, decoupled for adamw")
@@ -69,8 +69,8 @@ class RunConfig(BaseModel):
     budget_params: int | None = Field(None, gt=0, description="parameters that growth may not exceed")
     budget_macs: int | None = Field(None, gt=0, description="MACs per image that growth may not exceed")
     budget_milliseconds: float | None = Field(None, gt=0, description="measured latency that growth may not exceed")
-    budget_factor: float = Field(4.0, ge=1, description="when no budget is set: this many times the seedling's MACs")
-    probe_samples: int = Field(256, ge=8, description="training images that candidates are scored on")
+    budget_factor: float = Field(6.0, ge=1, description="when no budget is set: this many times the seedling's MACs")
+    probe_samples: int = Field(512, ge=8, description="training images that candidates are scored on")
 
     # How it is run.
     seed: int = Field(0, ge=0, description="one seed, one result")
@@ -87,6 +87,10 @@ class RunConfig(BaseModel):
                 "set grow_from below grow_until, or when='never'"
             )
         return self
+
+    def changed(self, **values: Any) -> RunConfig:
+        """Return this configuration with some values changed, validated like any other."""
+        return self.parse({**self.model_dump(), **values})
 
     @classmethod
     def parse(cls, values: dict[str, Any]) -> RunConfig:

@@ -36,12 +36,24 @@ class Evaluated:
     row: dict[str, Any]
     scores: Scores
 
+    def __str__(self) -> str:
+        row = self.row
+        return (
+            f"{row['progress']:4.0%}  epoch {row['epoch']:6.2f}  test accuracy {row['accuracy']:7.2%}  "
+            f"test loss {row['loss']:.3f}  {row['params']:,} parameters  {row['macs']:,} MACs"
+        )
+
 
 @dataclass(frozen=True)
 class Grown:
     """A growth event happened, or was due and brought nothing (then it has no edits and says why)."""
 
     event: GrowthEvent
+
+    def __str__(self) -> str:
+        event = self.event
+        what = ", ".join(map(str, event.edits)) or event.reason
+        return f"{event.progress:4.0%}  {'grew: ' if event.edits else ''}{what}"
 
 
 @dataclass(frozen=True)
@@ -50,12 +62,22 @@ class CheckpointSaved:
 
     folder: Path
 
+    def __str__(self) -> str:
+        return f"saved {self.folder}"
+
 
 @dataclass(frozen=True)
 class Finished:
     """The run is over; ``result`` is what its folder's result.json holds."""
 
     result: dict[str, Any]
+
+    def __str__(self) -> str:
+        result = self.result
+        return (
+            f"done  test accuracy {result['accuracy']:.2%} after {result['steps']:,} steps and "
+            f"{result['growth_events']} growth events in {result['seconds']:.0f} s"
+        )
 
 
 Event = StepDone | Evaluated | Grown | CheckpointSaved | Finished

@@ -6,13 +6,32 @@ never half of either. Nothing here knows what the files hold.
 
 from __future__ import annotations
 
+import itertools
 import os
 from pathlib import Path
 from uuid import uuid4
 
 from ghostkit.errors import GhostkitError
 
-__all__ = ["write_atomically"]
+__all__ = ["free_folder", "write_atomically"]
+
+
+def free_folder(parent: str | Path, stem: str) -> Path:
+    """Make and return the first folder ``parent/stem-1``, ``parent/stem-2``, ... that is not there yet.
+
+    Raises:
+        GhostkitError: if it cannot be made.
+    """
+    for number in itertools.count(1):
+        path = Path(parent, f"{stem}-{number}")
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise GhostkitError(f"cannot make the folder {str(path)!r}: {error.strerror or error}") from error
+        return path.resolve()
+    raise AssertionError("the numbers do not end")
 
 
 def write_atomically(path: str | Path, data: str | bytes) -> None:

@@ -17,7 +17,6 @@ from __future__ import annotations
 import ast
 import asyncio
 import difflib
-import itertools
 import json
 import logging
 import math
@@ -41,7 +40,7 @@ from traitlets.config import Config
 
 import ghostkit
 from ghostkit.errors import GhostkitError
-from ghostkit.files import write_atomically
+from ghostkit.files import free_folder, write_atomically
 
 __all__ = ["NotebookResult", "check_parameters", "declared_parameters", "parse_parameters", "publish", "run_notebook"]
 
@@ -329,14 +328,8 @@ def _make_folder(source: Path, folder: str | Path | None) -> Path:
     """Return the absolute path of a folder that is there and holds no finished run."""
     try:
         if folder is None:
-            for number in itertools.count(1):
-                path = Path("runs", f"{source.stem}-{number}")
-                try:
-                    path.mkdir(parents=True)
-                except FileExistsError:
-                    continue
-                return path.resolve()
-        path = Path(folder).expanduser().resolve()  # type: ignore[arg-type]
+            return free_folder("runs", source.stem)
+        path = Path(folder).expanduser().resolve()
         if (path / f"{source.stem}.ipynb").resolve() == source.resolve():
             raise GhostkitError(f"folder {str(folder)!r} holds the notebook itself; give a folder for what it makes")
         record = path / "result.json"

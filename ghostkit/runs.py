@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -31,7 +31,7 @@ from ghostkit.files import write_atomically
 from ghostkit.growth.grow import rebuild
 from ghostkit.growth.history import History, json_lines
 
-__all__ = ["Run", "RunFolder"]
+__all__ = ["Run", "RunFolder", "summary"]
 
 METRIC_COLUMNS = [
     "step",
@@ -252,6 +252,22 @@ class Run:
                 return load(folder)
         listed = ", ".join(str(step_of(folder)) for folder in known) or "none"
         raise GhostkitError(f"no checkpoint at step {step} in {str(self.folder)!r}; kept are {listed}")
+
+
+def summary(network: str, runs: Sequence[Run]) -> dict[str, Any]:
+    """Return finished runs of one kind as one row of a closing table.
+
+    Args:
+        network: what to call them.
+        runs: the same run over several seeds; accuracies are listed, everything else is averaged.
+    """
+    results = [run.result for run in runs]
+
+    def mean(name: str) -> float:
+        return sum(result[name] for result in results) / len(results)
+
+    averages = {name: mean(name) for name in ("params", "macs", "milliseconds", "compute")}
+    return {"network": network, "accuracy": [result["accuracy"] for result in results], **averages}
 
 
 def architecture(history: History, last: int) -> pd.DataFrame:

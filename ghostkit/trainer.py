@@ -30,10 +30,10 @@ from ghostkit.events import CheckpointSaved, Evaluated, Event, Finished, Grown, 
 from ghostkit.growth.history import GrowthEvent, history_of
 from ghostkit.growth.policy import Budget, Policy, PolicyState, due, observe_loss
 from ghostkit.nn.zoo import build
-from ghostkit.runs import RunFolder
+from ghostkit.runs import Run, RunFolder
 from ghostkit.tasks.classification import Scores, cross_entropy, evaluate
 
-__all__ = ["Trainer"]
+__all__ = ["Trainer", "train"]
 
 EVALUATION_BATCH = 256
 OPTIMIZERS: dict[str, Any] = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
@@ -389,6 +389,17 @@ class Trainer:
         if self.run is not None:
             self.run.write_result(result)
         return result
+
+
+def train(config: RunConfig, folder: str | Path) -> Run:
+    """Run ``config`` to its end without looking, and return the run.
+
+    Args:
+        config: every knob of the run.
+        folder: the run folder; a run of the same configuration in it is resumed, or returned if it is over.
+    """
+    Trainer(config, folder).train()
+    return Run(folder)
 
 
 def make_fabric(config: RunConfig) -> Fabric:

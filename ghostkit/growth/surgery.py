@@ -258,7 +258,11 @@ def kind(root: nn.Module, name: str) -> tuple[type, str]:
 
 def named_like(host: nn.Module) -> list[tuple[str, tuple[type, str], nn.Parameter]]:
     """Return name, kind and parameter for every parameter of ``host``."""
-    return [(name, kind(host, name), parameter) for name, parameter in host.named_parameters()]
+    return [
+        (f"{path}.{leaf}" if path else leaf, (type(layer), leaf), parameter)
+        for path, layer in host.named_modules()
+        for leaf, parameter in layer.named_parameters(recurse=False)
+    ]
 
 
 def nearest_sibling(

@@ -46,11 +46,12 @@ GHOSTNET_STAGES: tuple[tuple[Row, ...], ...] = (
     (Row(5, 960, 160, 0, 1), Row(5, 960, 160, 0.25, 1), Row(5, 960, 160, 0, 1), Row(5, 960, 160, 0.25, 1)),
 )
 
-# Three small stages for images of 8 to 64 pixels: few enough maps to underfit, so that growth has work to do.
+# For images of 8 to 64 pixels. The stream between the blocks is wide, the blocks' middles are as thin as can be: the
+# seedling underfits for want of hidden maps, which is what growth adds.
 SEEDLING_STAGES: tuple[tuple[Row, ...], ...] = (
-    (Row(3, 8, 8, 0, 2),),
-    (Row(3, 16, 12, 0, 2),),
-    (Row(3, 24, 16, 0, 1),),
+    (Row(3, 4, 12, 0, 2),),
+    (Row(3, 4, 16, 0, 2),),
+    (Row(3, 4, 16, 0, 1),),
 )
 
 
@@ -64,6 +65,8 @@ class GhostNet(nn.Module):
         in_channels: channels of the images.
         stem_channels: channels of the stem at width 1.
         stem_stride: 2 as published, 1 for small images.
+        neck_channels: width of the 1x1 convolution behind the last stage; the last row's hidden width, as published,
+            when None.
         head_channels: width of the layer before the classifier; 0 leaves that layer out.
         dropout: probability before the classifier.
         ratio: the paper's *s*; 1 makes no ghost maps, a plain seedling.
@@ -84,6 +87,7 @@ class GhostNet(nn.Module):
         in_channels: int = 3,
         stem_channels: int = 16,
         stem_stride: int = 2,
+        neck_channels: int | None = None,
         head_channels: int = 1280,
         dropout: float = 0.2,
         ratio: int = 2,
@@ -124,15 +128,16 @@ class GhostNet(nn.Module):
                 )
                 channels, count = out, count + 1
             built.append(nn.Sequential(*blocks))
-        built.append(nn.Sequential(ConvBnAct(channels, hidden)))
+        neck = neck_channels or hidden
+        built.append(nn.Sequential(ConvBnAct(channels, neck)))
         self.blocks = nn.Sequential(*built)
 
         self.global_pool = nn.AdaptiveAvgPool2d(1)
-        self.conv_head = nn.Conv2d(hidden, head_channels, 1) if head_channels else nn.Identity()
+        self.conv_head = nn.Conv2d(neck, head_channels, 1) if head_channels else nn.Identity()
         self.act2 = nn.ReLU(inplace=True) if head_channels else nn.Identity()
         self.flatten = nn.Flatten(1)
         self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(head_channels or hidden, num_classes)
+        self.classifier = nn.Linear(head_channels or neck, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (B, in_channels, H, W) to logits (B, num_classes)."""

@@ -31,7 +31,14 @@ VARIANTS: dict[str, tuple[Callable[..., nn.Module], dict[str, Any]]] = {
     "ghostnetv2_160": (GhostNet, {"width": 1.6, "version": 2}),
     "seedling": (
         GhostNet,
-        {"stages": SEEDLING_STAGES, "stem_channels": 4, "stem_stride": 1, "head_channels": 0, "dropout": 0.0},
+        {
+            "stages": SEEDLING_STAGES,
+            "stem_channels": 4,
+            "stem_stride": 1,
+            "neck_channels": 16,
+            "head_channels": 0,
+            "dropout": 0.0,
+        },
     ),
 }
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ghostkit.growth import AddBlock, AddBranch, AddIntrinsic, Edit, sites
+from ghostkit.growth import AddBlock, AddBranch, AddIntrinsic, Edit, grow, sites
 from ghostkit.nn import GhostBottleneck, GhostModule, GhostNet, build
 from ghostkit.nn.ghostnet import Row
 
@@ -73,7 +73,7 @@ def trained(name: str) -> tuple[nn.Module, Tensor, Tensor]:
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
         optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
-        for _ in range(8):
+        for _ in range(4):
             learn(model, optimizer, images, targets)
         optimizer.zero_grad()
     return model, images, targets
@@ -84,7 +84,7 @@ def learn(model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, ta
     loss = F.cross_entropy(model(images), targets)
     loss.backward()
     optimizer.step()
-    return float(loss)
+    return loss.item()
 
 
 @pytest.fixture
@@ -146,18 +146,20 @@ def edits_of() -> Callable[[nn.Module, str], list[Edit]]:
     return _edits_of
 
 
+@cache
+def grown_labels(name: str, edits: tuple[Edit, ...]) -> nn.Module:
+    copied = copy.deepcopy(trained(name)[0])
+    for tensor in [*copied.parameters(), *copied.buffers()]:
+        if tensor.is_floating_point():
+            tensor.data = FIRST_LABEL + torch.arange(tensor.numel(), dtype=torch.float64).view(tensor.shape)
+    grow(copied, edits)
+    return copied
+
+
 @pytest.fixture
-def labelled() -> Callable[[nn.Module], nn.Module]:
-    """A copy in which every number is its own label: where labels are after growth is where old entries went."""
-
-    def _labelled(model: nn.Module) -> nn.Module:
-        copied = copy.deepcopy(model)
-        for tensor in [*copied.parameters(), *copied.buffers()]:
-            if tensor.is_floating_point():
-                tensor.data = FIRST_LABEL + torch.arange(tensor.numel(), dtype=torch.float64).view(tensor.shape)
-        return copied.double()
-
-    return _labelled
+def labelled() -> Callable[[str, Sequence[Edit]], nn.Module]:
+    """A grown host in which every old number is its own label, so that one sees where it went: not to be changed."""
+    return lambda name, edits: grown_labels(name, tuple(edits))
 
 
 @pytest.fixture
