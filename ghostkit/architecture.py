@@ -46,26 +46,31 @@ def describe(model: nn.Module, example: Tensor | None = None) -> pd.DataFrame:
         for path, block in blocks
     ]
     inside = tuple(f"{path}." for path, _ in blocks)
-    outside = [path for path in costs if not path.startswith(inside)] if inside else list(costs)
+    outside = [
+        (path, sum(parameter.numel() for parameter in layer.parameters(recurse=False)))
+        for path, layer in model.named_modules()
+        if path in shapes and not path.startswith(inside)
+    ]
     order = list(shapes)  # modules in the order in which they were done
     last = order.index(blocks[-1][0]) if blocks else -1
     for kind, paths in (
-        ("stem", [path for path in outside if order.index(path) < last]),
-        ("head", [path for path in outside if order.index(path) > last]),
+        ("stem", {path: size for path, size in outside if size and order.index(path) < last}),
+        ("head", {path: size for path, size in outside if size and order.index(path) > last}),
     ):
         if not paths:
             continue
+        counted = [path for path in paths if path in costs]
         row = {
             "block": kind,
             "stage": kind,
             "kind": kind,
-            "channels": shapes[paths[-1]][1],
+            "channels": shapes[[*paths][-1]][1],
             "hidden": 0,
             "intrinsic": 0,
             "branches": 0,
-            "stride": max(getattr(model.get_submodule(path), "stride", (1,))[0] for path in paths),
-            "params": sum(costs[path].params for path in paths),
-            "macs": sum(costs[path].macs for path in paths),
+            "stride": max((getattr(model.get_submodule(path), "stride", (1,))[0] for path in counted), default=1),
+            "params": sum(paths.values()),
+            "macs": sum(costs[path].macs for path in counted),
         }
         rows = [row, *rows] if kind == "stem" else [*rows, row]
     return pd.DataFrame(rows)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from ghostkit.errors import GhostkitError
 from ghostkit.files import write_atomically
+from ghostkit.growth.channels import is_channels_last
 from ghostkit.growth.grow import rebuild, regrow
 from ghostkit.growth.history import History, history_of
 
@@ -61,7 +62,10 @@ def save(
         "history.jsonl": "\n".join(history_of(model).lines()).encode() + b"\n",
         "model.safetensors": tensor_bytes(stored(model.state_dict())),
     }
-    plain: dict[str, Any] = {"state": dict(state or {})}
+    plain: dict[str, Any] = {
+        "state": dict(state or {}),
+        "channels_last": any(map(is_channels_last, model.parameters())),
+    }
     if optimizer is not None:
         plain["optimizer"], moments = optimizer_to_plain(optimizer, model)
         contents["optimizer.safetensors"] = tensor_bytes(moments)
@@ -115,13 +119,15 @@ def load(folder: str | Path, optimizer: MakeOptimizer | None = None, host: nn.Mo
     sample = next((weight for weight in weights.values() if weight.is_floating_point()), None)
     if sample is not None:
         model.to(dtype=sample.dtype)
+    if manifest.get("channels_last"):
+        model.to(memory_format=torch.channels_last)
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
         raise GhostkitError(f"the weights in {str(folder)!r} do not fit the network of its history: {error}") from None
     if optimizer is None:
         return model
-    if "optimizer" not in manifest:
+    if "optimizer" not in manifest or "optimizer.safetensors" not in contents:
         raise GhostkitError(f"{str(folder)!r} holds no optimizer; it was saved without one")
     made = optimizer(model.parameters())
     moments = tensors_of(contents["optimizer.safetensors"], f"{folder}/optimizer.safetensors")
@@ -179,7 +185,7 @@ def tensors_of(data: bytes, source: str) -> dict[str, Tensor]:
 
 def optimizer_to_plain(optimizer: torch.optim.Optimizer, model: nn.Module) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return an optimizer's groups and numbers as plain data, and its tensors, all under the parameters' names."""
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    names: dict[Any, str] = {parameter: name for name, parameter in model.named_parameters()}
     groups = []
     for group in optimizer.param_groups:
         settings = {key: plain_setting(value) for key, value in group.items() if key != "params"}

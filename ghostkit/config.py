@@ -23,7 +23,7 @@ class RunConfig(BaseModel):
     """What one run trains, on what, how it grows, and when it stops.
 
     Raises:
-        GhostkitError: from :meth:`parse`, when a name is unknown or a value does not fit; the message quotes it.
+        GhostkitError: if a name is unknown or a value does not fit; the message quotes it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -79,6 +79,23 @@ class RunConfig(BaseModel):
     evaluate_every: float = Field(0.05, gt=0, le=1, description="share of the run between two evaluations")
     keep_checkpoints: int = Field(2, ge=1, description="checkpoints kept besides those at growth events")
 
+    def __init__(self, **values: Any) -> None:
+        unknown = [name for name in values if name not in type(self).model_fields]
+        if unknown:
+            near = difflib.get_close_matches(unknown[0], type(self).model_fields, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(type(self).model_fields)}"
+            raise GhostkitError(f"unknown parameter {unknown[0]!r}{hint}")
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            lines = [
+                f"parameter {'.'.join(map(str, e['loc'])) or 'combination'} = {e['input']!r}: {e['msg']}"
+                if e["loc"]
+                else e["msg"]
+                for e in error.errors()
+            ]
+            raise GhostkitError("; ".join(lines)) from None
+
     @model_validator(mode="after")
     def _growth_window_is_open(self) -> RunConfig:
         if self.when != "never" and self.grow_from > self.grow_until:
@@ -102,21 +119,7 @@ class RunConfig(BaseModel):
         Raises:
             GhostkitError: if a name is unknown or a value does not fit.
         """
-        unknown = [name for name in values if name not in cls.model_fields]
-        if unknown:
-            near = difflib.get_close_matches(unknown[0], cls.model_fields, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(cls.model_fields)}"
-            raise GhostkitError(f"unknown parameter {unknown[0]!r}{hint}")
-        try:
-            return cls(**values)
-        except ValidationError as error:
-            lines = [
-                f"parameter {'.'.join(map(str, e['loc'])) or 'combination'} = {e['input']!r}: {e['msg']}"
-                if e["loc"]
-                else e["msg"]
-                for e in error.errors()
-            ]
-            raise GhostkitError("; ".join(lines)) from None
+        return cls(**values)
 
     @classmethod
     def read(cls, path: str | Path) -> RunConfig:

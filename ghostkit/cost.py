@@ -8,7 +8,7 @@ timing anything again.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from statistics import median
@@ -110,7 +110,7 @@ def output_shapes(host: nn.Module, example: Tensor) -> dict[str, torch.Size]:
     """Return the output shape of every module that is called and returns a tensor, by path, for one eval forward."""
     shapes: dict[str, torch.Size] = {}
 
-    def remember(path: str):
+    def remember(path: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
             if isinstance(output, Tensor):
                 shapes[path] = output.shape
@@ -226,11 +226,11 @@ def sample(family: str, width: int, batch: int, device: torch.device, repeats: i
             example, macs_ = torch.zeros(batch, width), width * width
         else:
             sort, kernel, stride, size = family.split()
-            sides = tuple(int(side) for side in kernel.split("x"))
+            tall, broad = map(int, kernel.split("x"))
             height, wide = (int(side) * int(stride[1:]) for side in size.split("x"))
             groups = 1 if sort == "dense" else width
-            padding = tuple(side // 2 for side in sides)
-            conv = nn.Conv2d(width, width, sides, int(stride[1:]), padding, groups=groups, bias=False)
+            padding = (tall // 2, broad // 2)
+            conv = nn.Conv2d(width, width, (tall, broad), int(stride[1:]), padding, groups=groups, bias=False)
             layer = nn.Sequential(conv, nn.BatchNorm2d(width), nn.ReLU(inplace=True))
             example = torch.zeros(batch, width, height, wide)
             macs_ = conv.weight.numel() * height * wide // int(stride[1:]) ** 2

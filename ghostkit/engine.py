@@ -99,8 +99,8 @@ class Engine:
             # The measurements around an event are forward passes too: outputs and loss, before and after, and BN.
             self.spent += 5.0 * self.macs * len(images)
         else:
-            unchanged = {"params_before": self.params, "params_after": self.params}
-            event = GrowthEvent((), **unchanged, macs_before=self.macs, macs_after=self.macs, **context)
+            size = {"params_before": self.params, "params_after": self.params}
+            event = GrowthEvent((), **{**size, "macs_before": self.macs, "macs_after": self.macs, **context})
         clock = {
             "seconds": time.perf_counter() - started,
             "milliseconds_before": before["milliseconds"],

@@ -94,24 +94,21 @@ class RunFolder:
             GhostkitError: if the folder holds a run of another configuration.
         """
         path = self.folder / "config.json"
-        if path.exists():
-            known = RunConfig.read(path)
-            if known != config:
-                differing = [
-                    f"{name}={getattr(known, name)!r} there, {getattr(config, name)!r} now"
-                    for name in RunConfig.model_fields
-                    if getattr(known, name) != getattr(config, name)
-                ]
-                raise GhostkitError(
-                    f"{str(self.folder)!r} holds a run of another configuration ({'; '.join(differing)}); "
-                    "choose another folder"
-                )
-            checkpoint = last_checkpoint(self.folder)
-            if checkpoint is not None:
-                return checkpoint
-        write_atomically(path, config.model_dump_json(indent=1))
-        self.cut_metrics(0)
-        return None
+        checkpoint = last_checkpoint(self.folder)
+        if checkpoint is None:  # a run that was refused, or killed at once, has left nothing to keep
+            write_atomically(path, config.model_dump_json(indent=1))
+            self.cut_metrics(0)
+            return None
+        known, asked = (values.model_dump(mode="json") for values in (RunConfig.read(path), config))
+        if known != asked:
+            differing = [
+                f"{name}={known[name]!r} there, {asked[name]!r} now" for name in known if known[name] != asked[name]
+            ]
+            raise GhostkitError(
+                f"{str(self.folder)!r} holds a run of another configuration ({'; '.join(differing)}); "
+                "choose another folder"
+            )
+        return checkpoint
 
     def add_metrics(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Append rows to the metrics."""

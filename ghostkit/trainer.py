@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from ghostkit.engine import Engine
 from ghostkit.errors import GhostkitError
 from ghostkit.events import CheckpointSaved, Evaluated, Event, Finished, Grown, StepDone
 from ghostkit.growth.history import GrowthEvent, history_of
-from ghostkit.growth.policy import Budget, Policy, PolicyState, due, observe_loss
+from ghostkit.growth.policy import ROUNDING, Budget, Policy, PolicyState, due, observe_loss
 from ghostkit.nn.zoo import build
 from ghostkit.runs import Run, RunFolder
 from ghostkit.tasks.classification import Scores, cross_entropy, evaluate
@@ -88,6 +89,7 @@ class Trainer:
         self.fabric = make_fabric(config)
         self.loss = cross_entropy(config.label_smoothing)
         self.progress = Progress()
+        self._random = torch.Generator().manual_seed(config.seed + 3).get_state()
         self.run = None if folder is None else RunFolder(folder)
         checkpoint = None if self.run is None else self.run.begin(config)
         if checkpoint is None:
@@ -98,6 +100,7 @@ class Trainer:
         # Surgery works on the raw model and optimizer; the wrappers see the same parameters, which keep their identity.
         self.model: nn.Module = model.to(self.fabric.device)
         self.optimizer: torch.optim.Optimizer = optimizer
+        move_state(optimizer)
         self._check_accepts_the_images()
         self._wrapped, self._stepper = self.fabric.setup(self.model, self.optimizer)
         self._wrapped.train()  # measuring puts it into eval mode for its own time only
@@ -135,7 +138,7 @@ class Trainer:
             progress.seconds += now - clock
             clock = now
 
-        if progress.step == 0:
+        if progress.next_evaluation == 0:  # nothing has been measured yet
             yield self._evaluate()
             yield from self._save()
         while self.done < 1:
@@ -146,7 +149,7 @@ class Trainer:
                 yield StepDone(progress.step, self.done, loss)
                 clock = time.perf_counter()  # what the consumer does is not the run's time
                 worth_saving = False
-                if self.done >= progress.next_evaluation or self.done >= 1:
+                if self.done >= progress.next_evaluation - ROUNDING or self.done >= 1:
                     evaluated = self._evaluate()
                     tick()
                     yield evaluated
@@ -211,7 +214,8 @@ class Trainer:
             yield images.to(self.fabric.device), targets.to(self.fabric.device)
 
     def _step(self, images: Tensor, targets: Tensor) -> Tensor:
-        loss = self.loss(self._wrapped, images, targets)
+        with self._own_random():
+            loss = self.loss(self._wrapped, images, targets)
         self.optimizer.zero_grad()
         self.fabric.backward(loss)
         value = float(loss.detach())
@@ -230,6 +234,14 @@ class Trainer:
         progress.losses += value * len(images)
         progress.images += len(images)
         return loss.detach()
+
+    @contextmanager
+    def _own_random(self) -> Iterator[None]:
+        """Let dropout draw from the run's own random state, which nobody who draws elsewhere can disturb."""
+        with torch.random.fork_rng(devices=[]):
+            torch.set_rng_state(self._random)
+            yield
+            self._random = torch.get_rng_state()
 
     def _set_rate(self) -> None:
         """Hold the learning rate while the network may grow, then let it fall to zero along a half cosine."""
@@ -315,7 +327,7 @@ class Trainer:
             progress.losses, progress.images = 0.0, 0
         row = {**common, "split": "test", "loss": scores.loss, "accuracy": scores.accuracy}
         rows.append(row)
-        while progress.next_evaluation <= self.done:
+        while progress.next_evaluation - ROUNDING <= self.done:
             progress.next_evaluation += self.config.evaluate_every
         if self.run is not None:
             self.run.add_metrics(rows)
@@ -337,7 +349,7 @@ class Trainer:
             "seedling": engine.seedling,
             "metrics": self.run.metrics_written,
         }
-        tensors = {"growth_random": engine.generator.get_state(), "random": torch.get_rng_state()}
+        tensors = {"growth_random": engine.generator.get_state(), "random": self._random}
         folder = save(self.model, self.run.checkpoint_folder(self.progress.step), self.optimizer, state, tensors)
         grown_at = {event.step for event in history_of(self.model).events if event.edits}
         self.run.prune_checkpoints(keep=self.config.keep_checkpoints, always=grown_at | {0})
@@ -352,7 +364,7 @@ class Trainer:
             self.engine.budget = Budget(**state["budget"])
             self.engine.seedling = state["seedling"]
             self.engine.generator.set_state(tensors["growth_random"])
-            torch.set_rng_state(tensors["random"])
+            self._random = tensors["random"]
             written = int(state["metrics"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise GhostkitError(f"{str(checkpoint)!r} was not saved by a trainer: {error!r}") from None
@@ -417,6 +429,13 @@ def make_fabric(config: RunConfig) -> Fabric:
         raise GhostkitError(
             f"device={config.device!r} with precision={config.precision!r} cannot be used: {error}"
         ) from None
+
+
+def move_state(optimizer: torch.optim.Optimizer) -> None:
+    """Put the optimizer's state onto the devices of its parameters; step counts stay on the CPU, as PyTorch has it."""
+    for parameter, state in optimizer.state.items():
+        moved = {name: value.to(parameter.device) for name, value in state.items() if getattr(value, "ndim", 0)}
+        state.update(moved)
 
 
 def make_optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimizer:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 import torch
@@ -166,9 +166,14 @@ class Seen:
     deltas: list[Tensor]
 
 
-def readers(consumer: nn.Module) -> nn.Module:
+def reader(consumer: nn.Module) -> nn.Module:
     """Return the layer whose weights read a consumer's input (of a ghost module, the primary convolution)."""
-    return consumer.primary_conv[0] if isinstance(consumer, GhostModule) else consumer
+    return consumer.primary if isinstance(consumer, GhostModule) else consumer
+
+
+def ghost_module(model: nn.Module, site: Site) -> GhostModule:
+    """Return the ghost module of a width site."""
+    return cast(GhostModule, model.get_submodule(site.id))
 
 
 def observe(
@@ -178,10 +183,10 @@ def observe(
     width = [site for site in known if site.axis == "width"]
     layers: dict[str, nn.Module] = {}
     for site in width:
-        layers[site.id] = model.get_submodule(site.id)
-        layers[f"{site.id}.primary_conv"] = model.get_submodule(site.id).primary_conv
+        module = layers[site.id] = ghost_module(model, site)
+        layers[f"{site.id}.primary_conv"] = module.primary_conv
         for path in site.consumers:
-            layers[f"reader of {path}"] = readers(model.get_submodule(path))
+            layers[f"reader of {path}"] = reader(model.get_submodule(path))
     with Probe(layers) as probe:
         spent = backward(model, images, targets, loss)
     model.zero_grad(set_to_none=True)
@@ -215,20 +220,20 @@ def propose(
                 edit = replace(plain, hidden=hidden, tensors=block.state_dict())
                 yield edit, edit
             continue
-        module = model.get_submodule(site.id)
+        module = ghost_module(model, site)
         for init in inits:
             if "branch" in kinds:
                 for side in kernel_sizes:
                     if init == "split" and side not in module.branches():
                         continue
                     rows = branch_rows(module, seen[site.id], side, init, generator)
-                    scored = AddBranch(site.id, side, "svd" if init == "split" else init, {"rows": rows})
-                    yield (AddBranch(site.id, side, "split") if init == "split" else scored), scored
+                    branch = AddBranch(site.id, side, "svd" if init == "split" else init, {"rows": rows})
+                    yield (AddBranch(site.id, side, "split") if init == "split" else branch), branch
             if "intrinsic" in kinds:
                 count = max(1, round(module.intrinsic_channels * INTRINSIC_SHARE))
                 rows = intrinsic_rows(model, site, module, seen[site.id], count, init, generator)
-                scored = AddIntrinsic(site.id, count, "svd" if init == "split" else init, {"rows": rows})
-                yield (AddIntrinsic(site.id, count, "split") if init == "split" else scored), scored
+                maps = AddIntrinsic(site.id, count, "svd" if init == "split" else init, {"rows": rows})
+                yield (AddIntrinsic(site.id, count, "split") if init == "split" else maps), maps
 
 
 def branch_rows(module: GhostModule, seen: Seen, side: int, init: str, generator: torch.Generator) -> Tensor:
@@ -237,8 +242,8 @@ def branch_rows(module: GhostModule, seen: Seen, side: int, init: str, generator
     if init == "svd":
         return best_branch(seen.intrinsic, seen.deltas, side)
     if init == "split":
-        conv = next(op[0] for _, op in module.operations() if op[0].kernel_size[0] == side)
-        return noisy(conv.weight.detach()[:: conv.out_channels // intrinsic], generator)
+        operation = next(operation for _, operation in module.operations() if operation.kernel_size == side)
+        return noisy(operation.conv.weight.detach()[:: operation.branches], generator)
     return default_rows(torch.empty(1, 1, side, side), intrinsic, generator)
 
 
@@ -246,7 +251,7 @@ def intrinsic_rows(
     model: nn.Module, site: Site, module: GhostModule, seen: Seen, count: int, init: str, generator: torch.Generator
 ) -> Tensor:
     """Return the filters (count, in_channels, k, k) of new intrinsic maps."""
-    conv = module.primary_conv[0]
+    conv = module.primary
     if init == "svd":
         return best_intrinsic(seen.x, seen.deltas, conv, count)
     if init == "split":

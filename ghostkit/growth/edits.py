@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from functools import singledispatch
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from ghostkit.growth.channels import FRESH, ChannelMap
 from ghostkit.growth.layers import default_rows, identity_like, widen_in, widen_out
 from ghostkit.growth.sites import Site
 from ghostkit.growth.surgery import Surgery
-from ghostkit.nn.ghost import GhostModule, cheap_operation
+from ghostkit.nn.ghost import CheapOperation, GhostModule
 
 __all__ = ["AddBlock", "AddBranch", "AddIntrinsic", "Edit", "edit_from_json", "edit_to_json", "take_down"]
 
@@ -190,9 +190,8 @@ def _(edit: AddBranch, host: nn.Module, known: list[Site], generator: torch.Gene
     surgery = Surgery(host, generator)
     parts: dict[str, ChannelMap] = {}
     for name, operation in module.operations():
-        conv = operation[0]
-        old = conv.out_channels // intrinsic
-        if conv.kernel_size[0] != side:
+        old = operation.branches
+        if operation.kernel_size != side:
             continue
         grown = torch.full((intrinsic, old + 1), FRESH)
         grown[:, :old] = torch.arange(intrinsic * old).view(intrinsic, old)
@@ -201,7 +200,7 @@ def _(edit: AddBranch, host: nn.Module, known: list[Site], generator: torch.Gene
             source = most_used_branch(host, site, module, name)
             grown[:, old] = grown[:, source]
             share[:, source], share[:, old] = ALPHA, 1 - ALPHA
-        parts[name] = ChannelMap.of(grown.flatten(), conv.out_channels, share.flatten())
+        parts[name] = ChannelMap.of(grown.flatten(), operation.ghosts, share.flatten())
         take_down_operation(operation, parts[name], surgery, rows, groups=intrinsic)
     if parts:
         output = output_map(module, parts)
@@ -209,10 +208,10 @@ def _(edit: AddBranch, host: nn.Module, known: list[Site], generator: torch.Gene
         raise GhostkitError(f"{edit}: there is no {side}x{side} branch to split; use init='random' or 'svd'")
     else:
         with drawing_from(generator):
-            operation = cheap_operation(intrinsic, 1, side, module.activation)
+            operation = CheapOperation(intrinsic, 1, side, module.activation)
         if rows is not None:
-            operation[0].weight.data = rows.clone()
-        insert_operation(module, operation, surgery)
+            operation.conv.weight.data = rows.to(operation.conv.weight.dtype)
+        surgery.insert(module.further_operations, str(side), operation, input_of=module.primary_conv)
         output = output_map(module, {}, appended=intrinsic)
     widen_around(host, site, module, output, surgery)
     return surgery
@@ -223,7 +222,7 @@ def _(edit: AddIntrinsic, host: nn.Module, known: list[Site], generator: torch.G
     site, module = width_site(edit, host, known)
     if edit.channels < 1:
         raise GhostkitError(f"{edit}: channels={edit.channels} must be at least 1")
-    conv, old = module.primary_conv[0], module.intrinsic_channels
+    conv, old = module.primary, module.intrinsic_channels
     rows = found_rows(edit, (edit.channels, *conv.weight.shape[1:]))
     source = torch.cat([torch.arange(old), torch.full((edit.channels,), FRESH)])
     share = (source >= 0).double()
@@ -240,7 +239,7 @@ def _(edit: AddIntrinsic, host: nn.Module, known: list[Site], generator: torch.G
     parts = {"primary_conv": intrinsic}
     for name, operation in module.operations():
         # Group-major: the ghosts of the new maps stand behind all the others.
-        parts[name] = intrinsic.repeated(operation[0].out_channels // old)
+        parts[name] = intrinsic.repeated(operation.branches)
         take_down_operation(operation, parts[name], surgery, None, groups=intrinsic.size)
     widen_around(host, site, module, output_map(module, parts), surgery)
     return surgery
@@ -271,10 +270,10 @@ def _(edit: AddBlock, host: nn.Module, known: list[Site], generator: torch.Gener
 
 
 def take_down_operation(
-    operation: nn.Sequential, channels: ChannelMap, surgery: Surgery, rows: Tensor | None, groups: int
+    operation: CheapOperation, channels: ChannelMap, surgery: Surgery, rows: Tensor | None, groups: int
 ) -> None:
     """Take down that a cheap operation's outputs follow ``channels``, with ``groups`` intrinsic maps to read."""
-    conv, bn = operation[0], operation[1]
+    conv, bn = operation.conv, operation.bn
     if rows is None:
         rows = default_rows(conv.weight, int(channels.fresh.sum()), surgery.generator)
     fresh = rows if bool(channels.fresh.any()) else 0.0
@@ -282,18 +281,6 @@ def take_down_operation(
     for name, value in (("in_channels", groups), ("groups", groups), ("out_channels", channels.size)):
         surgery.assign(conv, name, value)
     widen_out(bn, channels, surgery)
-
-
-def insert_operation(module: GhostModule, operation: nn.Sequential, surgery: Surgery) -> None:
-    """Take down that the ghost module gains a cheap operation of a kernel size that it does not have yet."""
-    conv = operation[0]
-    # In a plain module (ratio 1) the published place is still empty: the first branch goes there.
-    if not len(module.cheap_operation) and not len(module.further_operations):
-        surgery.assign(module, "cheap_kernel", conv.kernel_size[0])
-        for key, layer in operation.named_children():
-            surgery.insert(module.cheap_operation, key, layer, input_of=module.primary_conv)
-    else:
-        surgery.insert(module.further_operations, str(conv.kernel_size[0]), operation, input_of=module.primary_conv)
 
 
 def output_map(module: GhostModule, parts: Mapping[str, ChannelMap], appended: int = 0) -> ChannelMap:
@@ -308,7 +295,7 @@ def output_map(module: GhostModule, parts: Mapping[str, ChannelMap], appended: i
     """
     sources, shares, start = [], [], 0
     widths = [("primary_conv", module.intrinsic_channels)]
-    widths += [(name, operation[0].out_channels) for name, operation in module.operations()]
+    widths += [(name, operation.ghosts) for name, operation in module.operations()]
     for name, width in widths:
         part = parts.get(name, ChannelMap.of(torch.arange(width), width))
         source = torch.where(part.fresh, FRESH, part.source + start)
@@ -333,14 +320,19 @@ def widen_around(host: nn.Module, site: Site, module: GhostModule, output: Chann
         widen_in(host.get_submodule(path), output, surgery)
 
 
+def reading_weight(consumer: nn.Module) -> Tensor:
+    """Return the weight (out, in, ...) by which a consumer reads (of a ghost module, the primary convolution's)."""
+    layer = consumer.primary if isinstance(consumer, GhostModule) else consumer
+    return cast(Tensor, layer.weight)
+
+
 def outgoing_norms(host: nn.Module, site: Site, module: GhostModule) -> Tensor:
     """Return the norm of what the consumers make of each output channel, zero for those that are cut off (total,)."""
-    total = module.intrinsic_channels + sum(operation[0].out_channels for _, operation in module.operations())
+    total = module.intrinsic_channels + sum(operation.ghosts for _, operation in module.operations())
     norms = torch.zeros(total, dtype=torch.float64)
     for path in site.consumers:
         consumer = host.get_submodule(path)
-        layer = consumer.primary_conv[0] if isinstance(consumer, GhostModule) else consumer
-        weight = layer.weight.detach().double().cpu()
+        weight = reading_weight(consumer).detach().double().cpu()
         columns = weight.transpose(0, 1).reshape(module.out_channels, -1)  # a flattened layer has several a channel
         norms[: module.out_channels] += columns.square().sum(1)
     return norms.sqrt()
@@ -350,7 +342,7 @@ def most_used_branch(host: nn.Module, site: Site, module: GhostModule, name: str
     """Return the branch of one cheap operation that the consumers weigh most."""
     norms, start = outgoing_norms(host, site, module), module.intrinsic_channels
     for other, operation in module.operations():
-        width = operation[0].out_channels
+        width = operation.ghosts
         if other == name:
             return int(norms[start : start + width].view(module.intrinsic_channels, -1).sum(0).argmax())
         start += width
@@ -362,7 +354,7 @@ def most_used_intrinsic(host: nn.Module, site: Site, module: GhostModule, count:
     norms, old = outgoing_norms(host, site, module), module.intrinsic_channels
     weights, start = norms[:old].clone(), old
     for _, operation in module.operations():
-        width = operation[0].out_channels
+        width = operation.ghosts
         weights += norms[start : start + width].view(old, -1).sum(1)
         start += width
     return weights.topk(count).indices.sort().values

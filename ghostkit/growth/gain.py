@@ -17,7 +17,9 @@ are mostly a part that the BN behind the consumer cancels: pure noise in the var
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -55,7 +57,7 @@ class Probe:
         for handle in self._handles:
             handle.remove()
 
-    def _hook(self, path: str):
+    def _hook(self, path: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def hook(_layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             self.inputs[path] = inputs[0].detach()
             self.outputs[path] = output.detach()
@@ -96,7 +98,7 @@ def per_sample_gradient(layer: nn.Module, x: Tensor, delta: Tensor) -> Tensor:
         if layer.kernel_size == (1, 1) and layer.stride == (1, 1) and layer.padding == (0, 0):
             patches = x.flatten(2)
         else:
-            patches = F.unfold(x, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
+            patches = F.unfold(x, layer.kernel_size, layer.dilation, cast(tuple[int, ...], layer.padding), layer.stride)
         return (delta.flatten(2) @ patches.transpose(1, 2)).flatten(1)
     return (delta[:, :, None] * x[:, None, :]).flatten(1)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.grad import conv2d_weight
 
 __all__ = ["best_branch", "best_directions", "best_intrinsic"]
 
@@ -60,7 +61,7 @@ def dense_gradient(x: Tensor, delta: Tensor, kernel_size: int) -> Tensor:
     if list(delta.shape[2:]) != reach:  # an unusual padding between: bring the gradient to the strided grid
         delta = F.interpolate(delta, size=reach, mode="nearest")
     shape = [delta.shape[1], x.shape[1], kernel_size, kernel_size]
-    return torch.nn.grad.conv2d_weight(x, shape, delta.contiguous(), stride=stride, padding=kernel_size // 2)
+    return conv2d_weight(x, shape, delta.contiguous(), stride=stride, padding=kernel_size // 2)
 
 
 def unfolded(x: Tensor, kernel_size: int) -> Tensor:

@@ -16,6 +16,7 @@ For a layer of your own, register what it needs::
 from __future__ import annotations
 
 from functools import singledispatch
+from typing import cast
 from typing import Any
 
 import torch
@@ -183,7 +184,7 @@ def _(layer: nn.Linear, channels: ChannelMap, surgery: Surgery) -> None:
 
 @widen_in.register
 def _(layer: GhostModule, channels: ChannelMap, surgery: Surgery) -> None:
-    widen_in(layer.primary_conv[0], channels, surgery)
+    widen_in(layer.primary, channels, surgery)
     if layer.attention:
         widen_in(layer.short_conv[0], channels, surgery)
 
@@ -221,7 +222,6 @@ def _(block: GhostBottleneck, hidden: int | None = None) -> tuple[nn.Module, tup
     )
     # Both BNs of the linear ghost module start at gamma = beta = 0; the block wakes from the intrinsic one. (Starting
     # only the ghost maps' BN at gamma = 1 would multiply gradients by 1 / sqrt(eps): it would divide by no variance.)
-    nn.init.zeros_(new.ghost2.primary_conv[1].weight)
-    for _, operation in new.ghost2.operations():
-        nn.init.zeros_(operation[1].weight)
+    for bn in (new.ghost2.primary_conv[1], *(operation.bn for _, operation in new.ghost2.operations())):
+        nn.init.zeros_(cast(Tensor, bn.weight))
     return new, ("ghost2.primary_conv.0", "ghost2.primary_conv.1")

@@ -20,6 +20,9 @@ __all__ = ["Budget", "Choice", "Policy", "PolicyState", "choose", "due", "observ
 When = Literal["interval", "plateau", "never"]
 Where = Literal["gain-per-mac", "gain-per-parameter", "gain-per-millisecond", "round-robin", "random"]
 
+# Shares of a run are summed up event by event; what is due at 0.15 must not wait for 0.15000000000000002.
+ROUNDING = 1e-9
+
 # The unit that each ranking divides the gain by, and the least cost it assumes: an edit may be free by a clock's noise.
 COST_OF: dict[str, tuple[str, float]] = {
     "gain-per-mac": ("macs", 1.0),
@@ -128,9 +131,9 @@ def due(policy: Policy, state: PolicyState, progress: float) -> bool:
         return True
     if state.next_at is None:
         state.next_at = policy.grow_from
-    if progress < state.next_at:
+    if progress < state.next_at - ROUNDING:
         return False
-    while state.next_at <= progress:
+    while state.next_at - ROUNDING <= progress:
         state.next_at += policy.grow_every
     return True
 

@@ -160,12 +160,12 @@ def downstream(node: fx.Node, modules: dict[str, nn.Module]) -> tuple[list[str],
     while waiting:
         user = waiting.pop(0)
         if user.op == "call_module":
-            layer = modules[user.target]
-            if layers.is_channelwise(layer):
-                through.append(user.target)
+            path = str(user.target)
+            if layers.is_channelwise(modules[path]):
+                through.append(path)
                 waiting.extend(user.users)
-            elif layers.is_consumer(layer):
-                consumers.append(user.target)
+            elif layers.is_consumer(modules[path]):
+                consumers.append(path)
             else:
                 return None
         elif (user.op == "call_function" and user.target in CHANNELWISE_FUNCTIONS) or (

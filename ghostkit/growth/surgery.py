@@ -9,10 +9,10 @@ new contents; optimizer state follows entry by entry; BN statistics of fresh cha
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -313,14 +313,13 @@ def transaction(
             for listed, members in groups:
                 listed[:] = members
             optimizer.state.clear()
-            for parameter, state in states.items():
-                optimizer.state[parameter] = state
+            optimizer.state.update(states)
         raise
 
 
 def remember(
     module: nn.Module,
-) -> tuple[nn.Module, dict[str, Any], list[tuple[dict, dict]], list[tuple[nn.Parameter, Tensor, Tensor | None]]]:
+) -> tuple[nn.Module, dict[str, Any], list[tuple[dict, Mapping]], list[tuple[nn.Parameter, Tensor, Tensor | None]]]:
     """Return ``module`` with its attributes, its tables of parts, and what its parameters hold."""
     tables: list[tuple[dict, Mapping]] = [
         (table, dict(table)) for table in (module._parameters, module._buffers, module._modules)
@@ -345,13 +344,13 @@ def measure_fresh_statistics(host: nn.Module, fresh: Mapping[str, Tensor], probe
         probe: images (B, C, H, W).
     """
 
-    def set_statistics(mask: Tensor):
-        def hook(layer: nn.BatchNorm2d, inputs: tuple[Tensor, ...]) -> None:
+    def set_statistics(mask: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def hook(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             x = inputs[0].detach()
             values = x.numel() // x.shape[1]
             variance, mean = torch.var_mean(x, dim=(0, 2, 3), correction=min(1, values - 1))
-            layer.running_mean[mask] = mean[mask].to(layer.running_mean.dtype)
-            layer.running_var[mask] = variance[mask].to(layer.running_var.dtype)
+            for running, measured in ((layer.running_mean, mean), (layer.running_var, variance)):
+                cast(Tensor, running)[mask] = measured[mask].to(cast(Tensor, running).dtype)
 
         return hook
 
@@ -359,7 +358,7 @@ def measure_fresh_statistics(host: nn.Module, fresh: Mapping[str, Tensor], probe
     for path, mask in fresh.items():
         layer = host.get_submodule(path)
         if layer.running_mean is not None and bool(mask.any()):
-            handles.append(layer.register_forward_pre_hook(set_statistics(mask.to(layer.running_mean.device))))
+            handles.append(layer.register_forward_pre_hook(set_statistics(mask.to(probe.device))))
     try:
         if handles:
             with evaluating(host):

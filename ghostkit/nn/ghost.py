@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 
 from ghostkit.errors import GhostkitError
 
-__all__ = ["ConvBnAct", "GhostBottleneck", "GhostModule", "SqueezeExcite", "make_divisible"]
+__all__ = ["CheapOperation", "ConvBnAct", "GhostBottleneck", "GhostModule", "SqueezeExcite", "make_divisible"]
 
 Activation = Callable[..., nn.Module]
 
@@ -31,13 +32,48 @@ def make_divisible(channels: float, divisor: int = 4) -> int:
     return rounded + divisor if rounded < 0.9 * channels else rounded
 
 
-def cheap_operation(intrinsic: int, branches: int, kernel_size: int, activation: Activation) -> nn.Sequential:
-    """Return the grouped convolution, BN and activation that make ``branches`` ghost maps of every intrinsic map."""
-    return nn.Sequential(
-        nn.Conv2d(intrinsic, intrinsic * branches, kernel_size, padding=kernel_size // 2, groups=intrinsic, bias=False),
-        nn.BatchNorm2d(intrinsic * branches),
-        activation(inplace=True),
-    )
+class CheapOperation(nn.Sequential):
+    """The grouped convolution, BN and activation that make ghost maps, ``branches`` of every intrinsic map.
+
+    Args:
+        intrinsic: intrinsic maps that it reads.
+        branches: ghost maps of each; channel ``i * branches + b`` is branch ``b`` of map ``i``.
+        kernel_size: side of the kernels, odd, in pixels.
+        activation: class of the activation.
+    """
+
+    def __init__(self, intrinsic: int, branches: int, kernel_size: int, activation: Activation) -> None:
+        ghosts, padding = intrinsic * branches, kernel_size // 2
+        super().__init__(
+            nn.Conv2d(intrinsic, ghosts, kernel_size, padding=padding, groups=intrinsic, bias=False),
+            nn.BatchNorm2d(ghosts),
+            activation(inplace=True),
+        )
+
+    @property
+    def conv(self) -> nn.Conv2d:
+        """The grouped convolution."""
+        return cast(nn.Conv2d, self[0])
+
+    @property
+    def bn(self) -> nn.BatchNorm2d:
+        """The BN behind it."""
+        return cast(nn.BatchNorm2d, self[1])
+
+    @property
+    def ghosts(self) -> int:
+        """Number of ghost maps."""
+        return self.conv.out_channels
+
+    @property
+    def branches(self) -> int:
+        """Number of ghost maps of each intrinsic map."""
+        return self.conv.out_channels // self.conv.in_channels
+
+    @property
+    def kernel_size(self) -> int:
+        """Side of the kernels, in pixels."""
+        return self.conv.kernel_size[0]
 
 
 class GhostModule(nn.Module):
@@ -85,7 +121,7 @@ class GhostModule(nn.Module):
             activation(inplace=True),
         )
         self.cheap_operation = (
-            cheap_operation(intrinsic, ratio - 1, cheap_kernel, activation) if ratio > 1 else nn.Sequential()
+            CheapOperation(intrinsic, ratio - 1, cheap_kernel, activation) if ratio > 1 else nn.Sequential()
         )
         self.further_operations = nn.ModuleDict()  # branches of other kernel sizes, which only growth adds
         if attention:
@@ -99,33 +135,35 @@ class GhostModule(nn.Module):
             )
 
     @property
+    def primary(self) -> nn.Conv2d:
+        """The convolution that makes the intrinsic maps."""
+        return cast(nn.Conv2d, self.primary_conv[0])
+
+    @property
     def in_channels(self) -> int:
         """Channels of the input."""
-        return self.primary_conv[0].in_channels
+        return self.primary.in_channels
 
     @property
     def intrinsic_channels(self) -> int:
         """Number of intrinsic maps."""
-        return self.primary_conv[0].out_channels
+        return self.primary.out_channels
 
     @property
     def attention(self) -> bool:
         """Whether the output is gated by decoupled fully connected attention (GhostNetV2)."""
         return hasattr(self, "short_conv")
 
-    def operations(self) -> Iterator[tuple[str, nn.Sequential]]:
+    def operations(self) -> Iterator[tuple[str, CheapOperation]]:
         """Yield the cheap operations with their paths inside the module, in the order of their output channels."""
-        if len(self.cheap_operation):
+        if isinstance(self.cheap_operation, CheapOperation):
             yield "cheap_operation", self.cheap_operation
         for name, operation in self.further_operations.items():
-            yield f"further_operations.{name}", operation
+            yield f"further_operations.{name}", cast(CheapOperation, operation)
 
     def branches(self) -> dict[int, int]:
         """Return the number of branches of each kernel size (kernel side in pixels -> count)."""
-        return {
-            operation[0].kernel_size[0]: operation[0].out_channels // self.intrinsic_channels
-            for _, operation in self.operations()
-        }
+        return {operation.kernel_size: operation.branches for _, operation in self.operations()}
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, in_channels, H, W) to (B, out_channels, H / stride, W / stride)."""

@@ -81,7 +81,8 @@ def build(
         raise GhostkitError(
             f"build({name!r}, {', '.join(f'{k}={v!r}' for k, v in options.items())}): {error}"
         ) from None
-    model.recipe = {"name": name, "num_classes": num_classes, "in_channels": in_channels, **options}
+    recipe = {"name": name, "num_classes": num_classes, "in_channels": in_channels, **options}
+    object.__setattr__(model, "recipe", recipe)  # plain data, no part of the network
     if weights is not None:
         state = published_names(read_weights(weights))
         try:

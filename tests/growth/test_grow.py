@@ -1,0 +1,160 @@
+"""A growth event: what is measured about it, a hundred in a row, and the network that its history rebuilds."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ghostkit import cost
+from ghostkit.checkpoint import load, save
+from ghostkit.errors import GhostkitError
+from ghostkit.growth import AddBlock, AddBranch, AddIntrinsic, Edit, History, grow, history_of, rebuild, sites
+from ghostkit.growth.sites import trace
+from ghostkit.nn import GhostModule, build
+from ghostkit.nn.ghostnet import Row
+
+EDITS = [AddBranch("blocks.1.0.ghost1", 5), AddBlock("blocks.1", "0"), AddIntrinsic("blocks.1.g1.ghost1", 2)]
+
+
+def any_edit(model: nn.Module, draw: random.Random) -> Edit:
+    axis = draw.choices(["depth", "width"], [1, 9])[0]
+    site = draw.choice([site for site in sites(model) if site.axis == axis])
+    if axis == "depth":
+        return AddBlock(site.id, draw.choice(site.blocks), draw.choice([None, 5]))
+    branches = model.get_submodule(site.id).branches()
+    return draw.choice(
+        [
+            *(AddBranch(site.id, side, init) for side in (3, 5, 7) for init in ("random", "split")[: 1 + (side in branches)]),
+            AddIntrinsic(site.id, 1, "random"),
+            AddIntrinsic(site.id, 1, "split"),
+        ]
+    )
+
+
+def shapes(model: nn.Module) -> list[tuple[str, torch.Size]]:
+    return [(name, tensor.shape) for name, tensor in model.state_dict().items()]
+
+
+def test_a_hundred_random_edits_in_a_row_keep_the_function_and_the_network_still_trains_traces_and_saves(
+    host: Callable, make_optimizer: Callable, train_step: Callable, tmp_path: Path
+) -> None:
+    model, images, targets = host("cut-off ghosts")
+    model.recipe = None  # a network of the user's own, as far as anybody knows
+    untouched, optimizer, draw = copy.deepcopy(model), make_optimizer("AdamW", model), random.Random(0)
+    average = copy.deepcopy(model).eval()
+    expected = average(images).detach()
+    for number in range(100):
+        edit = any_edit(model, draw)
+        with torch.no_grad():
+            before = [model.train(training)(images) for training in (True, False)]
+            grow(model, edit, optimizer, probe=images if number % 10 == 0 else None, ema=average)
+            after = [model.train(training)(images) for training in (False, True)]
+        for old, new in zip(before, reversed(after), strict=True):
+            assert float((new - old).abs().max() / old.abs().max()) <= 1e-10, f"edit {number}: {edit}"
+        if number % 10 == 9:
+            train_step(model, optimizer, images, targets)
+    assert len(history_of(model).edits) == 100
+    torch.testing.assert_close(average(images).detach(), expected, rtol=1e-9, atol=1e-9)
+
+    losses = [train_step(model, optimizer, images, targets) for _ in range(12)]
+    assert losses[-1] < 0.8 * losses[0]
+    model.eval()
+    exported = torch.export.export(model, (images,)).module()
+    torch.testing.assert_close(exported(images), model(images))
+    torch.fx.GraphModule(model, trace(model))
+    save(model, tmp_path)
+    assert torch.equal(load(tmp_path, host=untouched).eval()(images), model(images))
+
+
+@pytest.mark.parametrize("name", ["seedling", "plain seedling", "ghostnetv2_100"])
+def test_a_history_rebuilds_the_architecture_without_the_weights(host: Callable, name: str) -> None:
+    model, _, _ = host(name)
+    draw = random.Random(1)
+    for _ in range(12):
+        grow(model, [any_edit(model, draw)])
+    history = History.parse(history_of(model).lines())
+    rebuilt = rebuild(history)
+    assert shapes(rebuilt) == shapes(model)
+    assert history_of(rebuilt) == history
+    attributes = [[repr(layer) for layer in root.modules()] for root in (model, rebuilt)]
+    assert attributes[0] == attributes[1]
+
+
+def test_a_history_rebuilds_a_network_of_stages_that_the_user_chose() -> None:
+    model = build("seedling", 4, 1, stages=((Row(3, 8, 8, 0, 2),), (Row(5, 8, 8, 0.25, 1),)))
+    grow(model, AddBlock("blocks.1", "0"))
+    assert shapes(rebuild(History.parse(history_of(model).lines()))) == shapes(model)
+
+
+def test_a_network_of_ones_own_has_no_recipe_to_be_rebuilt_from() -> None:
+    model = nn.Sequential(GhostModule(3, 4), nn.Conv2d(4, 2, 1))
+    grow(model, AddBranch("0"))
+    with pytest.raises(GhostkitError, match=r"no recipe.*load\(folder, host=\.\.\.\)"):
+        rebuild(history_of(model))
+
+
+def test_an_event_holds_what_the_live_network_costs_before_and_after(host: Callable) -> None:
+    model, images, _ = host("seedling")
+    before = cost.params(model), cost.macs(model, images)
+    event = grow(model, EDITS, probe=images)
+    assert (event.params_before, event.macs_before) == before
+    assert (event.params_after, event.macs_after) == (cost.params(model), cost.macs(model, images))
+    assert event.params_after > event.params_before
+    assert event.macs_after > event.macs_before
+    assert event.edits == tuple(EDITS)
+    assert 0 <= event.max_logit_change < 1e-10
+    assert event.clock["seconds"] > 0
+    assert history_of(model).events == [event]
+
+
+def test_without_a_probe_only_parameters_are_counted(host: Callable) -> None:
+    model, _, _ = host("seedling")
+    event = grow(model, EDITS[0])
+    assert (event.macs_before, event.macs_after, event.max_logit_change) == (None, None, None)
+    assert event.params_after == cost.params(model) > event.params_before
+
+
+def test_the_same_edits_on_the_same_network_give_the_same_weights_and_a_later_event_others(host: Callable) -> None:
+    twins = [host("seedling")[0] for _ in range(2)]
+    for twin in twins:
+        grow(twin, EDITS)
+    for (name, one), other in zip(twins[0].state_dict().items(), twins[1].state_dict().values(), strict=True):
+        assert torch.equal(one, other), name
+    for _ in range(2):  # one event each
+        grow(twins[0], AddIntrinsic("blocks.0.0.ghost1", 1))
+    filters = twins[0].blocks[0][0].ghost1.primary_conv[0].weight
+    assert not torch.equal(filters[-1], filters[-2])
+
+
+def test_a_generator_that_is_handed_over_decides_the_new_weights(host: Callable) -> None:
+    rows = []
+    for seed in (1, 1, 2):
+        model, _, _ = host("seedling")
+        grow(model, EDITS[0], generator=torch.Generator().manual_seed(seed))
+        rows.append(model.blocks[1][0].ghost1.further_operations["5"][0].weight.detach())
+    assert torch.equal(rows[0], rows[1])
+    assert not torch.equal(rows[0], rows[2])
+
+
+def test_growth_lets_a_network_fit_what_its_seedling_cannot(host: Callable, train_step: Callable) -> None:
+    images = torch.randn(64, 1, 6, 6)
+    targets = (images[:, 0, :3].mean((1, 2)) * images[:, 0, 3:].mean((1, 2)) > 0).long()  # exclusive or, of two halves
+    losses = {}
+    for grown in (False, True):
+        torch.manual_seed(0)
+        model = nn.Sequential(GhostModule(1, 2), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(8, 2))
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+        for step in range(150):
+            if grown and step in (20, 40):
+                grow(model, [AddIntrinsic("0", 4), AddBranch("0", 5)], optimizer, probe=images)
+            loss = train_step(model, optimizer, images, targets)
+        losses[grown] = loss
+    assert losses[True] < 0.7 * losses[False]
+    assert F.cross_entropy(model(images), targets) < losses[False]

@@ -1,0 +1,160 @@
+"""A rule for each kind of layer, and two lines for a layer of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ghostkit.errors import GhostkitError
+from ghostkit.growth import AddBlock, AddBranch, AddIntrinsic, grow, identity_like, sites, widen_in, widen_out
+from ghostkit.growth.channels import ChannelMap
+from ghostkit.growth.layers import is_channelwise, is_consumer
+from ghostkit.growth.surgery import Surgery
+from ghostkit.nn import GhostBottleneck, GhostModule, SqueezeExcite
+
+
+class Mix(nn.Module):
+    """A user's dense layer over channels, with a weight of its own."""
+
+    def __init__(self, channels: int, out: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(out, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.einsum("oc,bchw->bohw", self.weight, x)
+
+
+class Shift(nn.Module):
+    """A user's channel-wise layer: one number for every channel is added."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.shift = nn.Parameter(torch.randn(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.shift[:, None, None]
+
+
+class Rest(nn.Module):
+    """A user's residual block."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(channels, channels, 3, padding=1), nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.bn(self.conv(x))
+
+
+@widen_in.register(Mix)
+def _(layer: Mix, channels: ChannelMap, surgery: Surgery) -> None:
+    surgery.remap(layer, "weight", 1, channels, shared=True)
+
+
+@widen_out.register(Shift)
+def _(layer: Shift, channels: ChannelMap, surgery: Surgery, rows: Tensor | None = None) -> None:
+    surgery.remap(layer, "shift", 0, channels)
+
+
+@identity_like.register(Rest)
+def _(block: Rest, hidden: int | None = None) -> tuple[nn.Module, tuple[str, str]]:
+    new = Rest(block.conv.out_channels)
+    nn.init.zeros_(new.bn.weight)
+    return new, ("conv", "bn")
+
+
+@pytest.mark.parametrize(
+    ("layer", "channelwise", "consumer"),
+    [
+        (nn.Conv2d(4, 4, 3, groups=4), True, False),
+        (nn.Conv2d(4, 4, 3), False, True),
+        (nn.Conv2d(4, 4, 3, groups=2), False, False),
+        (nn.Conv2d(4, 8, 3, groups=4), False, False),  # several outputs a channel: they would have to be told apart
+        (nn.BatchNorm2d(4), True, False),
+        (SqueezeExcite(4), True, False),
+        (nn.ReLU(), True, False),
+        (nn.AdaptiveAvgPool2d(1), True, False),
+        (nn.Linear(4, 4), False, True),
+        (GhostModule(4, 4), False, True),
+        (nn.GroupNorm(2, 4), False, False),
+        (nn.Softmax(1), False, False),
+        (Mix(4, 4), False, True),
+        (Shift(4), True, False),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_layer_is_known_for_what_it_does_to_channels(layer: nn.Module, channelwise: bool, consumer: bool) -> None:
+    assert (is_channelwise(layer), is_consumer(layer)) == (channelwise, consumer)
+
+
+@pytest.mark.parametrize(
+    "edit", [AddBranch("0", 3), AddBranch("0", 5), AddIntrinsic("0", 2), AddIntrinsic("0", 2, "split")], ids=str
+)
+def test_layers_of_ones_own_grow_once_they_have_a_rule(edit: AddBranch | AddIntrinsic) -> None:
+    model = nn.Sequential(GhostModule(3, 7), Shift(7), nn.BatchNorm2d(7), Mix(7, 4), nn.BatchNorm2d(4)).double()
+    [site] = sites(model)
+    assert (site.through, site.consumers) == (("1", "2"), ("3",))
+    images = torch.randn(8, 3, 6, 6, dtype=torch.float64)
+    before = model(images)
+    grow(model, edit)
+    assert model[3].weight.shape[1] == len(model[1].shift) == model[0].out_channels > 7
+    torch.testing.assert_close(model(images), before, rtol=1e-10, atol=1e-10)
+
+
+def test_a_block_of_ones_own_is_added_once_it_has_a_rule() -> None:
+    model = nn.Sequential(nn.Sequential(Rest(4), Rest(4)), GhostModule(4, 4), nn.Conv2d(4, 2, 1)).double()
+    images = torch.randn(4, 4, 5, 5, dtype=torch.float64)
+    before = model(images)
+    grow(model, AddBlock("0", "0"), probe=images)
+    assert [type(block) for block in model[0]] == [Rest] * 3
+    torch.testing.assert_close(model(images), before, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("rule", "layer", "words"),
+    [
+        (widen_out, nn.GroupNorm(2, 4), "GroupNorm gains output channels; register one with widen_out.register"),
+        (widen_in, nn.GroupNorm(2, 4), "GroupNorm gains input channels; register one with widen_in.register"),
+        (widen_in, nn.Conv2d(4, 4, 3, groups=2), "groups=2; only dense convolutions"),
+    ],
+)
+def test_a_layer_without_a_rule_is_refused_with_what_to_register(
+    rule: Callable, layer: nn.Module, words: str
+) -> None:
+    surgery = Surgery(layer, torch.Generator())
+    with pytest.raises(GhostkitError, match=words):
+        rule(layer, ChannelMap.of([0, 1, 2, 3, -1], before=4), surgery)
+
+
+def test_a_block_without_a_rule_is_refused_with_what_to_register() -> None:
+    with pytest.raises(GhostkitError, match=r"block like Linear; register one with identity_like\.register"):
+        identity_like(nn.Linear(1, 1))
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        GhostBottleneck(6, 12, 8, kernel_size=5, stride=2, squeeze_excite=0.25),
+        GhostBottleneck(8, 13, 7, ratio=3),
+        GhostBottleneck(8, 8, 8, ratio=1),
+        GhostBottleneck(8, 16, 8, attention=True, cheap_kernel=5),
+    ],
+    ids=["strided with SE", "cut off", "plain", "attention"],
+)
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("hidden", [None, 5])
+def test_a_new_block_is_like_its_neighbour_and_passes_its_input_on(
+    block: GhostBottleneck, training: bool, hidden: int | None
+) -> None:
+    new, (conv, bn) = identity_like(block, hidden)
+    new.train(training)
+    x = torch.randn(4, block.ghost2.out_channels, 6, 6)
+    assert torch.equal(new(x), x)
+    assert new.ghost1.out_channels == (hidden or block.ghost1.out_channels)
+    assert (new.stride, new.ghost1.attention, new.se is None) == (1, block.ghost1.attention, block.se is None)
+    assert not new.get_submodule(bn).weight.any()
+    assert isinstance(new.get_submodule(conv), nn.Conv2d)
+    assert list(new.ghost1.branches()) == list(block.ghost1.branches())
