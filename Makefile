@@ -22,7 +22,7 @@ help: ## say what can be made
 	@echo 'PYTHON=... picks the interpreter that .venv is made from; WORKERS=$(WORKERS) and ARGS="-k ghost" go to pytest.'
 
 demo: $(VENV)/.installed-demo ## install, then grow a first network on real images: the main job
-	@$(BIN)/ghostkit run notebooks/01_first_growth.ipynb
+	@$(BIN)/ghostkit run notebooks/01_first_growth.ipynb -p seeds 3
 
 test: $(VENV)/.installed-test ## install what the tests need, then run them all
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)

@@ -29,6 +29,7 @@ __all__ = ["load", "load_state", "save"]
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+FILES = ("history.jsonl", "model.safetensors", "optimizer.safetensors", "state.safetensors")
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
 
@@ -81,7 +82,7 @@ def save(
             write_atomically(path, data)
     write_atomically(folder / MANIFEST, json.dumps({"format": FORMAT, "files": files, **plain}, indent=1))
     current = {entry["file"] for entry in files.values()}
-    for name in contents:  # data files of the checkpoint that was replaced
+    for name in FILES:  # those of the checkpoint that was replaced
         stem, _, suffix = name.rpartition(".")
         for path in folder.glob(f"{stem}-{'?' * 12}.{suffix}"):
             if path.name not in current:

@@ -26,7 +26,7 @@ class RunConfig(BaseModel):
         GhostkitError: if a name is unknown or a value does not fit; the message quotes it.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     # What is learned, and from what.
     data: str = Field("digits", description="a name from `ghostkit data`, or folder:PATH")
@@ -40,9 +40,9 @@ class RunConfig(BaseModel):
     model_options: dict[str, Any] = Field(default_factory=dict, description="further arguments of ghostkit.build")
 
     # How it is trained.
-    epochs: float = Field(30.0, gt=0, description="passes over the training images; ignored when compute is set")
+    epochs: float = Field(45.0, gt=0, description="passes over the training images; ignored when compute is set")
     compute: float | None = Field(None, gt=0, description="stop at this many training MACs, scoring included")
-    batch_size: int = Field(128, ge=2, description="images per step")
+    batch_size: int = Field(64, ge=2, description="images per step")
     optimizer: Literal["sgd", "adam", "adamw"] = Field("sgd", description="sgd carries momentum 0.9")
     learning_rate: float = Field(0.1, gt=0, description="held constant while the network may grow")
     weight_decay: float = Field(5e-4, ge=0, description="L2 for sgd and adam, decoupled for adamw")
@@ -53,7 +53,7 @@ class RunConfig(BaseModel):
     when: Literal["interval", "plateau", "never"] = Field("interval", description="what triggers a growth event")
     grow_every: float = Field(0.05, gt=0, le=1, description="interval: share of the run between two growth events")
     grow_from: float = Field(0.05, ge=0, le=1, description="no growth event before this share of the run")
-    grow_until: float = Field(0.5, ge=0, le=1, description="no growth event after this share of the run")
+    grow_until: float = Field(0.4, ge=0, le=1, description="no growth event after this share of the run")
     patience: int = Field(3, ge=1, description="plateau: evaluations without a better training loss")
     where: Literal["gain-per-mac", "gain-per-parameter", "gain-per-millisecond", "round-robin", "random"] = Field(
         "gain-per-mac", description="how candidates are ranked"
@@ -65,11 +65,11 @@ class RunConfig(BaseModel):
     kernel_sizes: tuple[Literal[3, 5, 7], ...] = Field(
         (3, 5), min_length=1, description="kernels a new branch may have"
     )
-    share: float = Field(0.25, gt=0, le=1, description="share of the budget's room that one growth event may spend")
+    share: float = Field(0.2, gt=0, le=1, description="share of the budget's room that one growth event may spend")
     budget_params: int | None = Field(None, gt=0, description="parameters that growth may not exceed")
     budget_macs: int | None = Field(None, gt=0, description="MACs per image that growth may not exceed")
     budget_milliseconds: float | None = Field(None, gt=0, description="measured latency that growth may not exceed")
-    budget_factor: float = Field(6.0, ge=1, description="when no budget is set: this many times the seedling's MACs")
+    budget_factor: float = Field(8.0, ge=1, description="when no budget is set: this many times the seedling's MACs")
     probe_samples: int = Field(512, ge=8, description="training images that candidates are scored on")
 
     # How it is run.

@@ -1,7 +1,7 @@
 """What this machine offers to ghostkit, what it lacks, and the command that gets it.
 
 Reads and asks, changes nothing, and answers even where an installation is broken: that is when it is needed. Nothing
-heavy is imported before it is asked about, so :func:`browser` is cheap to call.
+heavy is imported before it is asked about.
 """
 
 from __future__ import annotations
@@ -19,17 +19,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import ghostkit
+from ghostkit.browser import find_browser
 
-__all__ = ["Check", "browser", "report"]
-
-CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "microsoft-edge")
-# What Playwright downloads, for Linux and for macOS.
-PLAYWRIGHT_FOLDERS = ("~/.cache/ms-playwright", "~/Library/Caches/ms-playwright")
-PLAYWRIGHT_BROWSERS = (
-    "chromium-*/chrome-linux*/chrome",
-    "chromium-*/chrome-mac*/*.app/Contents/MacOS/*",
-    "chromium_headless_shell-*/chrome-*/*headless*shell",
-)
+__all__ = ["Check", "report"]
 
 
 @dataclass(frozen=True)
@@ -54,21 +46,6 @@ class Check:
 def report() -> list[Check]:
     """Return everything that was looked for on this machine: versions, hardware, data, browser, extras."""
     return [*_versions(), *_hardware(), *_data(), _browser(), *_extras()]
-
-
-def browser() -> str | None:
-    """Return the path of a Chromium, ``BROWSER_PATH`` before any other, or None where there is none."""
-    installed = map(shutil.which, (os.environ.get("BROWSER_PATH") or "", *CHROMIUMS))
-    folders = (os.environ.get("PLAYWRIGHT_BROWSERS_PATH") or "", *PLAYWRIGHT_FOLDERS)
-    downloaded = (
-        str(path)
-        for folder in folders
-        if folder
-        for pattern in PLAYWRIGHT_BROWSERS
-        for path in sorted(Path(folder).expanduser().glob(pattern), reverse=True)
-        if os.access(path, os.X_OK)
-    )
-    return next(filter(None, installed), None) or next(downloaded, None)
 
 
 def _requirements(extra: str = "") -> list[Requirement]:
@@ -145,7 +122,7 @@ def _data() -> Iterator[Check]:
 
 
 def _browser() -> Check:
-    path = browser()
+    path = find_browser()
     if path:
         return Check("browser", True, path)
     if shutil.which("apt-get") and hasattr(os, "geteuid") and os.geteuid() == 0:

@@ -11,7 +11,8 @@ import pytest
 from packaging.requirements import Requirement
 
 from ghostkit import doctor
-from ghostkit.doctor import Check, browser, report
+from ghostkit.browser import find_browser
+from ghostkit.doctor import Check, report
 
 PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
 
@@ -107,9 +108,9 @@ def test_data_that_is_not_here_comes_with_the_way_to_get_it(monkeypatch, tmp_pat
 
 def test_the_browser_that_the_user_names_goes_first(bare, monkeypatch):
     monkeypatch.setenv("PATH", str(program(bare / "bin" / "chromium").parent))
-    assert browser() == str(bare / "bin" / "chromium")
+    assert find_browser() == str(bare / "bin" / "chromium")
     monkeypatch.setenv("BROWSER_PATH", str(program(bare / "mine" / "chrome")))
-    assert browser() == str(bare / "mine" / "chrome")
+    assert find_browser() == str(bare / "mine" / "chrome")
 
 
 @pytest.mark.parametrize(
@@ -122,9 +123,9 @@ def test_the_browser_that_the_user_names_goes_first(bare, monkeypatch):
     ],
 )
 def test_a_browser_that_playwright_downloaded_is_found(bare, place):
-    assert browser() is None
+    assert find_browser() is None
     program(bare / place)
-    assert browser() == str(bare / place)
+    assert find_browser() == str(bare / place)
 
 
 @pytest.mark.parametrize(

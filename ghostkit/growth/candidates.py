@@ -89,6 +89,9 @@ def candidates(
         for value in values:
             if value not in expected:
                 raise GhostkitError(f"candidates: {asked}={value!r} is unknown; expected one of {', '.join(expected)}")
+    for side in kernel_sizes:
+        if side < 1 or side % 2 == 0:
+            raise GhostkitError(f"candidates: kernel_sizes={tuple(kernel_sizes)} holds {side}; expected odd numbers")
     original = scratch_copy(model)
     known = sites(original)
     if not known:
@@ -144,16 +147,20 @@ def scratch_copy(model: nn.Module) -> nn.Module:
     return scratch.train()
 
 
-def backward(model: nn.Module, images: Any, targets: Any, loss: Loss) -> float:
-    """Run one forward and backward pass and return its training MACs (three times the forward's)."""
+def backward(model: nn.Module, images: Any, targets: Any, loss: Loss) -> None:
+    """Run one forward and backward pass."""
     with torch.enable_grad():
         value = loss(model, images, targets)
         if not bool(torch.isfinite(value)):
             raise GhostkitError(
-                f"the loss on the probe batch is {float(value)}, so no candidate can be scored; look for values that "
+                f"the loss on the probe batch is {value.item()}, so no candidate can be scored; look for values that "
                 "are not finite in the images, or lower the learning rate"
             )
         value.backward()
+
+
+def training_macs(model: nn.Module, images: Any) -> float:
+    """Return the MACs of one forward and backward pass, three times the forward's."""
     return 3.0 * macs(model, images) * len(images)
 
 
@@ -188,7 +195,7 @@ def observe(
         for path in site.consumers:
             layers[f"reader of {path}"] = reader(model.get_submodule(path))
     with Probe(layers) as probe:
-        spent = backward(model, images, targets, loss)
+        backward(model, images, targets, loss)
     model.zero_grad(set_to_none=True)
     return {
         site.id: Seen(
@@ -197,7 +204,7 @@ def observe(
             [probe.gradients[f"reader of {path}"] for path in site.consumers],
         )
         for site in width
-    }, spent
+    }, training_macs(model, images)
 
 
 def propose(
@@ -286,7 +293,7 @@ def score_round(
         born.note(number, surgery)
     layers = {path: scratch.get_submodule(path) for path in born.paths()}
     with Probe(layers) as probe:
-        spent = backward(scratch, images, targets, loss)
+        backward(scratch, images, targets, loss)
     parts: dict[int, list[Tensor]] = {}
 
     def add(number: int, path: str, features: Tensor, delta: Tensor, existing: Tensor) -> None:
@@ -301,7 +308,8 @@ def score_round(
             add(number, path, x[:, owners == number], delta, x[:, owners < 0])
     for number, (path, bn, stream) in born.projections.items():
         add(number, path, probe.inputs[path], probe.gradients[bn], probe.outputs[stream])
-    return [sum(score(part) for part in parts.get(number, [])) for number in range(len(edits))], spent
+    gains = [sum(score(part) for part in parts.get(number, [])) for number in range(len(edits))]
+    return gains, training_macs(scratch, images)
 
 
 @dataclass

@@ -40,7 +40,7 @@ class AddBranch:
     Args:
         site: id of a width site.
         kernel_size: side of the new branch's depthwise convolution, odd, in pixels.
-        init: how its weights start: ``"svd"``, ``"random"``, or ``"split"`` (copy a branch and share out what it feeds).
+        init: how its weights start: ``"svd"``, ``"random"``, or ``"split"`` (copy one and share out what it feeds).
         tensors: ``{"rows": (intrinsic, 1, k, k)}``, where a candidate found them.
     """
 

@@ -2,13 +2,15 @@
 
 Every edit adds something that starts at zero: new columns of a consumer, or what a new block adds to its stream (taken
 as a projection of the block's hidden features, so that width and depth are measured alike). At that point the gradient
-of these zero-born numbers is exact, whatever lies before them (BN, activation, strided depthwise convolution, SE). With g_n the gradient of sample n, the predicted decrease is that of a damped Newton step with the
-diagonal of the empirical Fisher information for a Hessian,
+of these zero-born numbers is exact, whatever lies before them (BN, activation, strided depthwise convolution, SE). With
+g_n the gradient of sample n, the predicted decrease is that of a damped Newton step with the diagonal of the empirical
+Fisher information for a Hessian,
 
     gain = 1/2 * sum_i (mean(g_i)^2 - var(g_i) / N) / (mean(g_i^2) + damping),
 
-where the variance term takes off what pure noise would score (a gain below zero is one that the probe cannot tell from
-noise). It is free of the scale of weights and features, so candidates at different sites and of different kinds compare.
+where the variance term takes off what pure noise would score (a gain below zero is one that the probe cannot tell
+from noise). It is free of the scale of weights and features, so candidates at different sites and of different kinds
+compare.
 
 Features are *residualised* first (TINY): what the consumer could already make from the channels it has, a constant
 included, is taken out. Without that, two thirds of a new channel is an old one over again, and its per-sample gradients
@@ -59,6 +61,8 @@ class Probe:
 
     def _hook(self, path: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def hook(_layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            if not torch.is_grad_enabled():  # a pass that only measures something
+                return
             self.inputs[path] = inputs[0].detach()
             self.outputs[path] = output.detach()
             # A hook on the tensor, not on the module: the latter forbids the in-place activations that may follow.

@@ -108,7 +108,7 @@ def apply_edits(
 
 
 def note_fresh(model: nn.Module, surgery: Surgery, fresh: dict[str, Tensor]) -> None:
-    """Add to ``fresh`` the masks of those BN channels that ``surgery`` made, moving the masks of earlier edits along."""
+    """Add to ``fresh`` the masks of the BN channels that ``surgery`` made, and move those of earlier edits along."""
     for path, channels in surgery.measures:
         mask = channels.fresh
         if path in fresh:

@@ -16,8 +16,7 @@ For a layer of your own, register what it needs::
 from __future__ import annotations
 
 from functools import singledispatch
-from typing import cast
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn

@@ -50,9 +50,9 @@ class Policy:
     where: Where = "gain-per-mac"
     grow_every: float = 0.05
     grow_from: float = 0.05
-    grow_until: float = 0.5
+    grow_until: float = 0.4
     patience: int = 3
-    share: float = 0.25
+    share: float = 0.2
 
 
 @dataclass
@@ -174,7 +174,7 @@ def choose(
     hopeful = 0
     for row in ranking(frame, policy, state, generator):
         site, gain = frame["site"].iloc[row], float(frame["gain"].iloc[row])
-        if site in touched or (by_gain and gain <= 0):
+        if site in touched or (by_gain and not gain > 0):  # nor where it is not a number
             continue
         hopeful += 1
         after = {unit: spent[unit] + float(frame[unit].iloc[row]) for unit in spent}

@@ -35,7 +35,7 @@ VARIANTS: dict[str, tuple[Callable[..., nn.Module], dict[str, Any]]] = {
             "stages": SEEDLING_STAGES,
             "stem_channels": 4,
             "stem_stride": 1,
-            "neck_channels": 16,
+            "neck_channels": 8,
             "head_channels": 0,
             "dropout": 0.0,
         },

@@ -14,7 +14,7 @@ from ghostkit.views.networks import (
     architecture_replay_text,
     architecture_text,
 )
-from ghostkit.views.report import Shown, find_browser, show, write_report
+from ghostkit.views.report import Shown, show, write_report
 from ghostkit.views.wording import percent, quantity, table_text
 
 __all__ = [
@@ -30,7 +30,6 @@ __all__ = [
     "compute_accuracy_text",
     "feature_mosaic",
     "feature_mosaic_text",
-    "find_browser",
     "percent",
     "quantity",
     "show",

@@ -12,7 +12,6 @@ import base64
 import html
 import json
 import os
-import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -24,10 +23,11 @@ from nbconvert.exporters import HTMLExporter
 from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 from plotly.offline import get_plotlyjs
 
+from ghostkit.browser import find_browser
 from ghostkit.errors import GhostkitError
 from ghostkit.files import write_atomically
 
-__all__ = ["PLOTLY", "Shown", "find_browser", "show", "write_report"]
+__all__ = ["PLOTLY", "Shown", "show", "write_report"]
 
 PLOTLY = "application/vnd.plotly.v1+json"
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -39,7 +39,6 @@ CONFIG: dict[str, Any] = {
     "plotlyServerURL": "",
     "modeBarButtonsToRemove": ["select2d", "lasso2d"],
 }
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "microsoft-edge")
 
 
 class Shown:
@@ -74,11 +73,6 @@ def show(figure: go.Figure, text: str | None = None) -> Shown:
     meta = figure.layout.meta
     own = meta.get("text", "") if isinstance(meta, dict) else ""
     return Shown(figure, own if text is None else text)
-
-
-def find_browser() -> str | None:
-    """Return the path of a Chromium that can draw static images, or None; ``BROWSER_PATH`` goes first."""
-    return next(filter(None, map(shutil.which, (os.environ.get("BROWSER_PATH") or "", *BROWSERS))), None)
 
 
 def _png(figure: go.Figure) -> str | None:

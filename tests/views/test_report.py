@@ -7,6 +7,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from ghostkit import views
+from ghostkit.browser import find_browser
 from ghostkit.errors import GhostkitError
 from ghostkit.views.report import PLOTLY, WIDGET
 
@@ -72,14 +73,6 @@ def test_an_image_that_cannot_be_drawn_is_a_warning(metrics, monkeypatch):
     assert list(bundle) == [PLOTLY, "text/plain"]
 
 
-def test_the_browser_that_the_environment_names_goes_first(tmp_path, monkeypatch):
-    browser = tmp_path / "browser"
-    browser.write_text("#!/bin/sh\n")
-    browser.chmod(0o755)
-    monkeypatch.setenv("BROWSER_PATH", str(browser))
-    assert views.find_browser() == str(browser)
-
-
 def test_a_report_loads_nothing_from_anywhere(page):
     text = page.read_text()
     assert not re.findall(r"""(?:src|href)\s*=\s*["']?(?:https?:)?//""", without_plotly(page))
@@ -141,9 +134,9 @@ def test_what_is_no_notebook_is_refused_and_an_older_report_stays(tmp_path, cont
     assert older.read_text() == "older"
 
 
-@pytest.mark.skipif(views.find_browser() is None, reason="no Chromium found: apt-get install chromium")
+@pytest.mark.skipif(find_browser() is None, reason="no Chromium found: apt-get install chromium")
 def test_a_browser_draws_every_figure_of_a_report_without_a_complaint(page, tmp_path):
-    command = [views.find_browser(), "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    command = [find_browser(), "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
     command += [f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr", "--virtual-time-budget=10000"]
     result = subprocess.run(
         [*command, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=120, check=True

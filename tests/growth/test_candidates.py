@@ -1,0 +1,250 @@
+"""Candidates are scored by exact gradients and priced by the live network, and the model never notices."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ghostkit import cost
+from ghostkit.cost import LatencyTable
+from ghostkit.errors import GhostkitError
+from ghostkit.growth import AddBranch, grow, sites
+from ghostkit.growth.candidates import candidates
+from ghostkit.nn import GhostModule
+
+COLUMNS = ["edit", "site", "kind", "init", "gain", "macs", "params", "milliseconds"]
+HOSTS = ["seedling", "plain seedling", "cut-off ghosts", "odd", "ghostnet_050", "ghostnetv2_100"]
+
+
+class Flat(LatencyTable):
+    """A table that times nothing: a millisecond for a layer, and one more for every million MACs."""
+
+    def measure(self, family: str, device: torch.device | str = "cpu", repeats: int = 15) -> None:
+        self.lines.setdefault(family, (1.0, 1e-6))
+
+
+def entropy(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(model(images), targets)
+
+
+def score(model: nn.Module, images: Tensor, targets: Tensor, **options: object) -> pd.DataFrame:
+    return candidates(model, images, targets, entropy, latency=Flat(), **options)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_model_is_left_as_it_was(
+    host: Callable,
+    make_optimizer: Callable,
+    train_step: Callable,
+    snapshot: Callable,
+    differences: Callable,
+    training: bool,
+) -> None:
+    model, images, targets = host("cut-off ghosts")
+    model.dropout.p = 0.3
+    model.blocks[0].requires_grad_(False)
+    optimizer = make_optimizer("Adam", model)
+    train_step(model, optimizer, images, targets)
+    heard: list[str] = []
+    for module in (model, model.blocks[1]):
+        module.register_forward_hook(lambda *_: heard.append("forward"))
+        module.register_forward_pre_hook(lambda *_: heard.append("before"))
+        module.register_full_backward_pre_hook(lambda *_: heard.append("backward"))
+    model.train(training)
+    before, state, keys = snapshot(model, optimizer), torch.get_rng_state(), set(vars(model))
+    frame = score(model, images, targets, how=("svd", "random", "split"))
+    assert len(frame)
+    assert not differences(before, snapshot(model, optimizer))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert set(vars(model)) == keys
+    assert [p.requires_grad for p in model.blocks[0].parameters()] == [False] * len(list(model.blocks[0].parameters()))
+    assert model.dropout.p == 0.3
+    assert not heard
+
+
+@pytest.mark.parametrize("name", HOSTS)
+def test_predicted_costs_are_those_of_the_network_that_grows(host: Callable, name: str) -> None:
+    model, images, targets = host(name)
+    frame = score(model, images, targets, how=("svd", "split"))
+    params, macs = cost.params(model), cost.macs(model, images)
+    if len(frame) > 60:  # some of every kind are enough where there are many
+        frame = frame.groupby(["kind", "init"]).sample(3, random_state=0)
+    for row in frame.itertuples():
+        grown = copy.deepcopy(model)
+        event = grow(grown, row.edit, probe=images)
+        assert (event.params_after - params, event.macs_after - macs) == (row.params, row.macs), str(row.edit)
+        assert event.max_logit_change < 1e-9
+        layers = {"before": cost.layer_costs(model, images), "after": cost.layer_costs(grown, images)}
+        whole = {key: sum(1.0 + 1e-6 * layer.macs for layer in found.values()) for key, found in layers.items()}
+        assert row.milliseconds == pytest.approx(whole["after"] - whole["before"]), str(row.edit)
+
+
+@pytest.mark.parametrize(
+    ("name", "kinds", "kernel_sizes"),
+    [
+        ("seedling", ("branch",), (3, 5, 7)),
+        ("plain seedling", ("branch", "intrinsic"), (5,)),
+        ("odd", ("branch",), (3,)),  # one at a time: the first to be attached brings the cut-off ghosts into use
+        ("odd", ("branch",), (5,)),
+    ],
+)
+def test_the_raw_gain_is_the_squared_gradient_of_what_the_grown_network_could_learn(
+    host: Callable,
+    labelled: Callable,
+    old_entries: Callable,
+    name: str,
+    kinds: tuple[str, ...],
+    kernel_sizes: tuple[int, ...],
+) -> None:
+    model, images, targets = host(name)
+    frame = score(model, images, targets, score="raw", kinds=kinds, kernel_sizes=kernel_sizes)
+    for row in frame.itertuples():
+        grown = copy.deepcopy(model)
+        grow(grown, row.edit)
+        entropy(grown, images, targets).backward()
+        labels = dict(labelled(name, [row.edit]).named_parameters())
+        # At birth, nothing but the zero columns has a gradient.
+        fresh = [p.grad[~old_entries(labels[n].detach())[0]].square().sum() for n, p in grown.named_parameters()]
+        assert row.gain == pytest.approx(float(sum(fresh)), rel=1e-6), str(row.edit)
+    assert (frame["gain"] > 0).all()
+
+
+@pytest.mark.parametrize("name", HOSTS)
+def test_every_site_gets_every_kind_of_candidate_and_the_best_comes_first(host: Callable, name: str) -> None:
+    model, images, targets = host(name)
+    frame = score(model, images, targets)
+    assert list(frame.columns) == COLUMNS
+    assert frame["gain"].is_monotonic_decreasing
+    assert frame["gain"].map(lambda gain: abs(gain) < float("inf")).all()
+    assert (frame[["macs", "params", "milliseconds"]] > 0).all(axis=None)
+    assert frame.attrs["macs"] > 3 * 3 * len(images) * cost.macs(model, images)  # looked once, scored in two rounds
+    kinds = {"width": ["branch", "branch", "intrinsic"], "depth": ["block"]}
+    found = frame.groupby("site")["kind"].agg(sorted).to_dict()
+    assert found == {site.id: kinds[site.axis] for site in sites(model)}
+    assert set(frame["init"]) == {"svd", "identity"}
+    assert all(edit.site == site for edit, site in zip(frame["edit"], frame["site"], strict=True))
+
+
+def test_kinds_kernels_and_starts_can_be_chosen(host: Callable) -> None:
+    model, images, targets = host("seedling")
+    frame = score(model, images, targets, kinds=("branch",), kernel_sizes=(7,), how=("random", "svd"))
+    assert {str(edit) for edit in frame["edit"]} == {f"AddBranch(blocks.{i}.0.ghost1, 7x7)" for i in range(3)}
+    assert sorted(frame["init"]) == ["random"] * 3 + ["svd"] * 3
+    split = score(model, images, targets, kinds=("branch",), kernel_sizes=(3, 7), how="split")
+    assert {edit.kernel_size for edit in split["edit"]} == {3}  # there is no other branch to split
+
+
+def test_the_same_generator_gives_the_same_candidates_and_another_one_others(host: Callable) -> None:
+    model, images, targets = host("seedling")
+    frames = [
+        score(model, images, targets, how=("svd", "random", "split"), generator=torch.Generator().manual_seed(seed))
+        for seed in (3, 3, 4)
+    ]
+    pd.testing.assert_frame_equal(*(frame.drop(columns="edit") for frame in frames[:2]), check_exact=True)
+    for one, other in zip(frames[0]["edit"], frames[1]["edit"], strict=True):
+        assert one == other
+        assert (one.tensors is None) == (other.tensors is None)
+        assert all(torch.equal(tensor, other.tensors[key]) for key, tensor in (one.tensors or {}).items())
+    assert frames[0]["gain"].tolist() != frames[2]["gain"].tolist()
+
+
+def test_the_candidates_do_not_disturb_each_other(host: Callable) -> None:
+    model, images, targets = host("seedling")
+    together = score(model, images, targets, kinds=("branch", "block"), kernel_sizes=(3, 5, 7))
+    alone = score(model, images, targets, kinds=("branch",), kernel_sizes=(5,))
+    together = together.set_index(together["edit"].map(str))
+    for row in alone.itertuples():
+        assert row.gain == pytest.approx(together.loc[str(row.edit), "gain"], rel=1e-6)
+
+
+def test_maps_that_the_consumer_could_make_already_gain_nothing(host: Callable) -> None:
+    class Repeated(nn.Module):
+        """Two modules that see the same image; whatever a 1x1 branch adds, its consumer has already."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.ghost = GhostModule(3, 8, activation=nn.Identity)
+            self.head = nn.Conv2d(8, 2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.ghost(x)).mean((2, 3))
+
+    model, images, targets = Repeated().double(), torch.randn(64, 3, 6, 6).double(), torch.arange(64) % 2
+    frame = score(model, images, targets, kinds=("branch",), kernel_sizes=(1, 5))
+    gains = dict(zip([edit.kernel_size for edit in frame["edit"]], frame["gain"], strict=True))
+    raw = score(model, images, targets, kinds=("branch",), kernel_sizes=(1, 5), score="raw")
+    assert (raw["gain"] > 0).all()
+    assert abs(gains[1]) < 1e-3 or gains[1] < 0.05 * gains[5]
+
+
+def test_found_kernels_promise_more_than_random_ones(host: Callable) -> None:
+    model, images, targets = host("seedling")
+    frame = score(model, images, targets, how=("svd", "random"), score="raw", kernel_sizes=(5,))
+    means = frame.groupby(["kind", "init"])["gain"].mean()
+    assert means["branch", "svd"] > means["branch", "random"]
+
+
+def test_milliseconds_are_measured_once_per_kind_of_layer(host: Callable) -> None:
+    model, images, targets = host("seedling", torch.float32)
+    table = LatencyTable()
+    frame = candidates(model, images, targets, entropy, latency=table, kinds=("branch",), kernel_sizes=(3,))
+    assert frame["milliseconds"].map(lambda value: abs(value) < 1e3).all()
+    measured = dict(table.lines)
+    assert measured
+    candidates(model, images, targets, entropy, latency=table, kinds=("branch",), kernel_sizes=(3,))
+    assert table.lines == measured
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"score": "luck"}, ["score='luck'", "fisher, raw"]),
+        ({"how": "magic"}, ["how='magic'", "svd, random, split"]),
+        ({"how": ("svd", "magic"), "kinds": ("block",)}, ["how='magic'"]),
+        ({"kinds": ("branches",)}, ["kinds='branches'", "branch, intrinsic, block"]),
+        ({"kernel_sizes": (3, 4)}, ["kernel_sizes=(3, 4)", "odd"]),
+    ],
+)
+def test_an_unknown_choice_is_refused_and_quoted(host: Callable, options: dict, words: list[str]) -> None:
+    model, images, targets = host("seedling")
+    with pytest.raises(GhostkitError) as refusal:
+        score(model, images, targets, **options)
+    for word in words:
+        assert word in str(refusal.value)
+
+
+def test_a_network_without_a_site_is_refused() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with pytest.raises(GhostkitError, match="Sequential has no site: no ghost module"):
+        score(model, torch.randn(4, 3, 4, 4), torch.zeros(4).long())
+
+
+def test_images_that_are_not_finite_are_refused_and_the_model_left_as_it_was(
+    host: Callable, snapshot: Callable, differences: Callable
+) -> None:
+    model, images, targets = host("seedling")
+    before = snapshot(model)
+    images = images.clone()
+    images[0, 0, 0, 0] = float("nan")
+    with pytest.raises(GhostkitError, match=r"loss on the probe batch is nan.*images"):
+        score(model, images, targets)
+    assert not differences(before, snapshot(model))
+
+
+def test_a_host_whose_candidates_are_grown_keeps_its_function_and_promises_less(
+    host: Callable, make_optimizer: Callable, train_step: Callable
+) -> None:
+    model, images, targets = host("seedling")
+    optimizer = make_optimizer("SGD", model)
+    best = score(model, images, targets, kinds=("branch",))["edit"][0]
+    assert isinstance(best, AddBranch)
+    event = grow(model, best, optimizer, probe=images)
+    assert event.max_logit_change < 1e-10
+    losses = [train_step(model, optimizer, images, targets) for _ in range(20)]
+    assert losses[-1] < losses[0]

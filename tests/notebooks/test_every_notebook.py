@@ -1,0 +1,38 @@
+"""Every notebook, executed headless as a user would, in its smoke form."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import papermill
+import pytest
+
+from ghostkit import RunConfig
+from ghostkit.notebooks import declared_parameters, run_notebook
+
+NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
+
+each_notebook = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+
+# Parameters that belong to a notebook and not to the runs in it.
+OF_NOTEBOOKS = {"folder", "seeds", "smoke"}
+
+
+@each_notebook
+def test_it_runs_from_top_to_bottom_and_leaves_a_result_and_a_report(notebook, tmp_path):
+    result = run_notebook(notebook, tmp_path / "run", {"smoke": True}, progress=False, timeout=300)
+    assert result.result["table"]
+    assert result.report.stat().st_size > 1_000_000, "plotly.js is in it, so it opens offline"
+
+
+@each_notebook
+def test_papermill_sees_the_parameters_that_we_see(notebook):
+    inspected = papermill.inspect_notebook(str(notebook))
+    assert {name: eval(entry["default"]) for name, entry in inspected.items()} == declared_parameters(notebook)
+
+
+@each_notebook
+def test_a_parameter_means_what_it_means_in_a_configuration(notebook):
+    declared = declared_parameters(notebook)
+    assert OF_NOTEBOOKS <= declared.keys()
+    RunConfig.parse({name: value for name, value in declared.items() if name not in OF_NOTEBOOKS})
