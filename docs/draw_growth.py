@@ -30,7 +30,7 @@ def main(folder: str, target: str = "docs/growth.gif") -> None:
     for event in range(count + 1):
         step = 0 if event == 0 else run.events["step"][event - 1]
         reached = accuracy[accuracy.index <= step].iloc[-1]
-        titles = ("seedling", f"after growth event {event} of {count}, test accuracy {reached:.0%}")
+        titles = ("seedling", f"event {event}, accuracy {reached:.0%}")
         figure = views.architecture(seedling, run.architecture(event), titles=titles, last_event=count)
         figure.update_layout(autosize=False, **SIZE)
         data = kaleido.calc_fig_sync(figure, opts={"format": "png", **SIZE, "scale": 1})

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 from ghostkit.errors import GhostkitError
 from ghostkit.files import write_atomically
-from ghostkit.growth.channels import is_channels_last
 from ghostkit.growth.grow import rebuild, regrow
 from ghostkit.growth.history import History, history_of
 
@@ -65,7 +64,7 @@ def save(
     }
     plain: dict[str, Any] = {
         "state": dict(state or {}),
-        "channels_last": any(map(is_channels_last, model.parameters())),
+        "channels_last": [name for name, parameter in model.named_parameters() if laid_out_channels_last(parameter)],
     }
     if optimizer is not None:
         plain["optimizer"], moments = optimizer_to_plain(optimizer, model)
@@ -88,6 +87,17 @@ def save(
             if path.name not in current:
                 path.unlink(missing_ok=True)
     return folder
+
+
+def laid_out_channels_last(tensor: Tensor) -> bool:
+    """Return whether the strides are those of channels-last: kernels are chosen, and so sums rounded, by strides."""
+    if tensor.dim() != 4:
+        return False
+    plain, last = (
+        torch.empty(tensor.shape, device="meta", memory_format=memory_format).stride()
+        for memory_format in (torch.contiguous_format, torch.channels_last)
+    )
+    return tensor.stride() == last != plain
 
 
 def stored(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -120,11 +130,12 @@ def load(folder: str | Path, optimizer: MakeOptimizer | None = None, host: nn.Mo
     sample = next((weight for weight in weights.values() if weight.is_floating_point()), None)
     if sample is not None:
         model.to(dtype=sample.dtype)
-    if manifest.get("channels_last"):
-        model.to(memory_format=torch.channels_last)
     try:
+        for name in manifest.get("channels_last", ()):
+            parameter = model.get_parameter(name)
+            parameter.data = torch.empty_like(parameter.data, memory_format=torch.channels_last)
         model.load_state_dict(weights)
-    except RuntimeError as error:
+    except (RuntimeError, AttributeError, TypeError) as error:
         raise GhostkitError(f"the weights in {str(folder)!r} do not fit the network of its history: {error}") from None
     if optimizer is None:
         return model

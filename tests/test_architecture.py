@@ -11,6 +11,7 @@ from ghostkit import AddBlock, AddBranch, AddIntrinsic, build, grow
 from ghostkit.architecture import describe
 from ghostkit.nn import GhostBottleneck
 
+STAGES = [[[3, 4, 12, 0, 2]], [[3, 4, 16, 0, 2]], [[3, 4, 16, 0, 1]]]
 COLUMNS = "block stage kind channels hidden intrinsic branches stride params macs".split()
 
 
@@ -41,7 +42,7 @@ def test_the_rows_add_up_to_the_network(name, options, shape):
 
 
 def test_a_grown_network_shows_what_it_grew_and_where():
-    model, example = build("seedling", num_classes=10, in_channels=1), torch.zeros(1, 1, 8, 8)
+    model, example = build("seedling", num_classes=10, in_channels=1, stages=STAGES), torch.zeros(1, 1, 8, 8)
     before = describe(model, example).set_index("block")
     edits = [
         AddBranch("blocks.0.0.ghost1", 5),

@@ -76,13 +76,14 @@ def build(
         raise GhostkitError(f"unknown model {name!r}; {hint}known are {', '.join(VARIANTS)}")
     make, numbers = VARIANTS[name]
     try:
-        model = make(**{**numbers, "num_classes": num_classes, "in_channels": in_channels, **options})
+        arguments = {**numbers, "num_classes": num_classes, "in_channels": in_channels, **options}
+        model = make(**arguments)
     except TypeError as error:
         raise GhostkitError(
             f"build({name!r}, {', '.join(f'{k}={v!r}' for k, v in options.items())}): {error}"
         ) from None
-    recipe = {"name": name, "num_classes": num_classes, "in_channels": in_channels, **options}
-    object.__setattr__(model, "recipe", recipe)  # plain data, no part of the network
+    # The variant's own numbers are written down as well: a stored network must not change when a variant does.
+    object.__setattr__(model, "recipe", {"name": name, **arguments})  # plain data, no part of the network
     if weights is not None:
         state = published_names(read_weights(weights))
         try:

@@ -39,12 +39,16 @@ class Odd(nn.Module):
         return self.head(torch.flatten(self.pool(self.last(x)), 1))
 
 
+STAGES = ((Row(3, 8, 8, 0, 2),), (Row(3, 16, 12, 0, 2),), (Row(3, 24, 16, 0, 1),))
+
+
 def narrow(name: str) -> nn.Module:
     """The published topology, every block of it, with few channels."""
     return build(name, CLASSES, width=0.2, head_channels=16, dropout=0.0)
 
 
 HOSTS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {  # images leave 64 values a channel at the end
+    "small": (lambda: build("seedling", CLASSES, 1, stages=STAGES), (16, 1, 12, 12)),  # for tests that name its parts
     "seedling": (lambda: build("seedling", CLASSES, 1), (16, 1, 12, 12)),
     "plain seedling": (lambda: build("seedling", CLASSES, 1, ratio=1), (16, 1, 12, 12)),
     "cut-off ghosts": (
@@ -91,7 +95,7 @@ def learn(model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, ta
 def host() -> Callable[..., tuple[nn.Module, Tensor, Tensor]]:
     """A fresh copy of a trained host in train mode, with a batch: ``host("odd", torch.float64)``."""
 
-    def _host(name: str = "seedling", dtype: torch.dtype = torch.float64) -> tuple[nn.Module, Tensor, Tensor]:
+    def _host(name: str = "small", dtype: torch.dtype = torch.float64) -> tuple[nn.Module, Tensor, Tensor]:
         model, images, targets = trained(name)
         return copy.deepcopy(model).to(dtype), images.to(dtype), targets
 

@@ -70,25 +70,26 @@ def test_the_model_is_left_as_it_was(
 
 @pytest.mark.parametrize("name", HOSTS)
 def test_predicted_costs_are_those_of_the_network_that_grows(host: Callable, name: str) -> None:
+    def milliseconds(network: nn.Module) -> float:
+        return sum(1.0 + 1e-6 * layer.macs for layer in cost.layer_costs(network, images[:1]).values())
+
     model, images, targets = host(name)
     frame = score(model, images, targets, how=("svd", "split"))
-    params, macs = cost.params(model), cost.macs(model, images)
     if len(frame) > 60:  # some of every kind are enough where there are many
-        frame = frame.groupby(["kind", "init"]).sample(3, random_state=0)
+        frame = frame.groupby(["kind", "init"]).sample(2, random_state=0)
+    params, macs, before = cost.params(model), cost.macs(model, images), milliseconds(model)
     for row in frame.itertuples():
         grown = copy.deepcopy(model)
-        event = grow(grown, row.edit, probe=images)
-        assert (event.params_after - params, event.macs_after - macs) == (row.params, row.macs), str(row.edit)
-        assert event.max_logit_change < 1e-9
-        layers = {"before": cost.layer_costs(model, images), "after": cost.layer_costs(grown, images)}
-        whole = {key: sum(1.0 + 1e-6 * layer.macs for layer in found.values()) for key, found in layers.items()}
-        assert row.milliseconds == pytest.approx(whole["after"] - whole["before"]), str(row.edit)
+        grow(grown, row.edit)
+        added = cost.params(grown) - params, cost.macs(grown, images) - macs
+        assert (row.params, row.macs) == added, str(row.edit)
+        assert row.milliseconds == pytest.approx(milliseconds(grown) - before), str(row.edit)
 
 
 @pytest.mark.parametrize(
     ("name", "kinds", "kernel_sizes"),
     [
-        ("seedling", ("branch",), (3, 5, 7)),
+        ("small", ("branch",), (3, 5, 7)),
         ("plain seedling", ("branch", "intrinsic"), (5,)),
         ("odd", ("branch",), (3,)),  # one at a time: the first to be attached brings the cut-off ghosts into use
         ("odd", ("branch",), (5,)),
@@ -104,7 +105,7 @@ def test_the_raw_gain_is_the_squared_gradient_of_what_the_grown_network_could_le
 ) -> None:
     model, images, targets = host(name)
     frame = score(model, images, targets, score="raw", kinds=kinds, kernel_sizes=kernel_sizes)
-    for row in frame.itertuples():
+    for row in frame[~frame["site"].str.startswith("deep")].itertuples():  # there, SE opens new gates at random
         grown = copy.deepcopy(model)
         grow(grown, row.edit)
         entropy(grown, images, targets).backward()
@@ -132,7 +133,7 @@ def test_every_site_gets_every_kind_of_candidate_and_the_best_comes_first(host: 
 
 
 def test_kinds_kernels_and_starts_can_be_chosen(host: Callable) -> None:
-    model, images, targets = host("seedling")
+    model, images, targets = host("small")
     frame = score(model, images, targets, kinds=("branch",), kernel_sizes=(7,), how=("random", "svd"))
     assert {str(edit) for edit in frame["edit"]} == {f"AddBranch(blocks.{i}.0.ghost1, 7x7)" for i in range(3)}
     assert sorted(frame["init"]) == ["random"] * 3 + ["svd"] * 3
@@ -141,7 +142,7 @@ def test_kinds_kernels_and_starts_can_be_chosen(host: Callable) -> None:
 
 
 def test_the_same_generator_gives_the_same_candidates_and_another_one_others(host: Callable) -> None:
-    model, images, targets = host("seedling")
+    model, images, targets = host("small")
     frames = [
         score(model, images, targets, how=("svd", "random", "split"), generator=torch.Generator().manual_seed(seed))
         for seed in (3, 3, 4)
@@ -155,7 +156,7 @@ def test_the_same_generator_gives_the_same_candidates_and_another_one_others(hos
 
 
 def test_the_candidates_do_not_disturb_each_other(host: Callable) -> None:
-    model, images, targets = host("seedling")
+    model, images, targets = host("small")
     together = score(model, images, targets, kinds=("branch", "block"), kernel_sizes=(3, 5, 7))
     alone = score(model, images, targets, kinds=("branch",), kernel_sizes=(5,))
     together = together.set_index(together["edit"].map(str))
@@ -184,14 +185,14 @@ def test_maps_that_the_consumer_could_make_already_gain_nothing(host: Callable) 
 
 
 def test_found_kernels_promise_more_than_random_ones(host: Callable) -> None:
-    model, images, targets = host("seedling")
+    model, images, targets = host("small")
     frame = score(model, images, targets, how=("svd", "random"), score="raw", kernel_sizes=(5,))
     means = frame.groupby(["kind", "init"])["gain"].mean()
     assert means["branch", "svd"] > means["branch", "random"]
 
 
 def test_milliseconds_are_measured_once_per_kind_of_layer(host: Callable) -> None:
-    model, images, targets = host("seedling", torch.float32)
+    model, images, targets = host("small", torch.float32)
     table = LatencyTable()
     frame = candidates(model, images, targets, entropy, latency=table, kinds=("branch",), kernel_sizes=(3,))
     assert frame["milliseconds"].map(lambda value: abs(value) < 1e3).all()
@@ -212,7 +213,7 @@ def test_milliseconds_are_measured_once_per_kind_of_layer(host: Callable) -> Non
     ],
 )
 def test_an_unknown_choice_is_refused_and_quoted(host: Callable, options: dict, words: list[str]) -> None:
-    model, images, targets = host("seedling")
+    model, images, targets = host("small")
     with pytest.raises(GhostkitError) as refusal:
         score(model, images, targets, **options)
     for word in words:
@@ -228,7 +229,7 @@ def test_a_network_without_a_site_is_refused() -> None:
 def test_images_that_are_not_finite_are_refused_and_the_model_left_as_it_was(
     host: Callable, snapshot: Callable, differences: Callable
 ) -> None:
-    model, images, targets = host("seedling")
+    model, images, targets = host("small")
     before = snapshot(model)
     images = images.clone()
     images[0, 0, 0, 0] = float("nan")
@@ -240,7 +241,7 @@ def test_images_that_are_not_finite_are_refused_and_the_model_left_as_it_was(
 def test_a_host_whose_candidates_are_grown_keeps_its_function_and_promises_less(
     host: Callable, make_optimizer: Callable, train_step: Callable
 ) -> None:
-    model, images, targets = host("seedling")
+    model, images, targets = host("small")
     optimizer = make_optimizer("SGD", model)
     best = score(model, images, targets, kinds=("branch",))["edit"][0]
     assert isinstance(best, AddBranch)

@@ -166,7 +166,7 @@ def test_no_new_tensor_is_dead(
 def test_a_split_starts_from_exact_copies_that_part_ways(
     host: Callable, make_optimizer: Callable, train_step: Callable
 ) -> None:
-    model, images, targets = host("seedling")
+    model, images, targets = host("small")
     optimizer = make_optimizer("SGD", model)
     module = model.blocks[1][0].ghost1
     old, before = module.intrinsic_channels, model.blocks[1][0].conv_dw.weight.detach().clone()
@@ -185,7 +185,7 @@ def test_a_split_starts_from_exact_copies_that_part_ways(
 
 
 def test_a_split_branch_is_the_one_that_its_consumers_weigh_most(host: Callable) -> None:
-    model, _, _ = host("seedling")
+    model, _, _ = host("small")
     grow(model, AddBranch("blocks.2.0.ghost1", 3))
     module, reader = model.blocks[2][0].ghost1, model.blocks[2][0].ghost2.primary_conv[0]
     kernels, old = module.cheap_operation[0].weight.detach().clone(), module.intrinsic_channels
@@ -223,7 +223,7 @@ def test_a_block_goes_behind_the_one_named_and_keeps_its_neighbours_names(host: 
 
 
 def test_without_its_tensors_an_edit_falls_back_to_random_weights(host: Callable) -> None:
-    model, images, _ = host("seedling")
+    model, images, _ = host("small")
     check_unchanged(model, [AddBranch("blocks.1.0.ghost1", 5, "svd")], images, 1e-10)
 
 
@@ -249,7 +249,7 @@ def test_without_its_tensors_an_edit_falls_back_to_random_weights(host: Callable
     ],
 )
 def test_an_edit_that_does_not_fit_is_refused_and_quoted(host: Callable, edit: Edit, words: list[str]) -> None:
-    model, _, _ = host("seedling")
+    model, _, _ = host("small")
     with pytest.raises(GhostkitError) as refusal:
         grow(model, [edit])
     for word in words:

@@ -101,7 +101,7 @@ def test_a_network_of_ones_own_has_no_recipe_to_be_rebuilt_from() -> None:
 
 
 def test_an_event_holds_what_the_live_network_costs_before_and_after(host: Callable) -> None:
-    model, images, _ = host("seedling")
+    model, images, _ = host("small")
     before = cost.params(model), cost.macs(model, images)
     event = grow(model, EDITS, probe=images)
     assert (event.params_before, event.macs_before) == before
@@ -115,14 +115,14 @@ def test_an_event_holds_what_the_live_network_costs_before_and_after(host: Calla
 
 
 def test_without_a_probe_only_parameters_are_counted(host: Callable) -> None:
-    model, _, _ = host("seedling")
+    model, _, _ = host("small")
     event = grow(model, EDITS[0])
     assert (event.macs_before, event.macs_after, event.max_logit_change) == (None, None, None)
     assert event.params_after == cost.params(model) > event.params_before
 
 
 def test_the_same_edits_on_the_same_network_give_the_same_weights_and_a_later_event_others(host: Callable) -> None:
-    twins = [host("seedling")[0] for _ in range(2)]
+    twins = [host("small")[0] for _ in range(2)]
     for twin in twins:
         grow(twin, EDITS)
     for (name, one), other in zip(twins[0].state_dict().items(), twins[1].state_dict().values(), strict=True):
@@ -136,7 +136,7 @@ def test_the_same_edits_on_the_same_network_give_the_same_weights_and_a_later_ev
 def test_a_generator_that_is_handed_over_decides_the_new_weights(host: Callable) -> None:
     rows = []
     for seed in (1, 1, 2):
-        model, _, _ = host("seedling")
+        model, _, _ = host("small")
         grow(model, EDITS[0], generator=torch.Generator().manual_seed(seed))
         rows.append(model.blocks[1][0].ghost1.further_operations["5"][0].weight.detach())
     assert torch.equal(rows[0], rows[1])

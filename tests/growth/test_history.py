@@ -82,7 +82,7 @@ def test_a_history_is_read_from_its_file(tmp_path: Path, lines: list[str]) -> No
 
 
 def test_a_network_carries_its_recipe_and_its_history(host: Callable) -> None:
-    model, _, _ = host("seedling")
+    model, _, _ = host("small")
     assert (history_of(model).recipe["name"], history_of(model).events) == ("seedling", [])
     event = grow(model, AddBranch("blocks.0.0.ghost1"))
     assert history_of(model).events == [event]

@@ -63,10 +63,10 @@ class Own(nn.Module):
 def test_fresh_entries_get_no_momentum_and_a_positive_second_moment(
     host: Callable, make_optimizer: Callable, train_step: Callable, labelled: Callable, old_entries: Callable, name: str
 ) -> None:
-    model, images, targets = host("seedling")
+    model, images, targets = host("small")
     optimizer = make_optimizer(name, model)
     train_step(model, optimizer, images, targets)
-    labels = dict(labelled("seedling", EDITS[:3]).named_parameters())
+    labels = dict(labelled("small", EDITS[:3]).named_parameters())
     grow(model, EDITS[:3], optimizer)
     checked = 0
     for tensor, parameter in model.named_parameters():
@@ -80,7 +80,7 @@ def test_fresh_entries_get_no_momentum_and_a_positive_second_moment(
 
 
 def test_a_second_moment_of_zeros_is_estimated_from_the_other_parameters(host: Callable, train_step: Callable) -> None:
-    model, images, targets = host("seedling")
+    model, images, targets = host("small")
     optimizer = torch.optim.Adam(model.parameters())
     train_step(model, optimizer, images, targets)
     reader = model.blocks[1][0].ghost2.primary_conv[0].weight
@@ -92,7 +92,7 @@ def test_a_second_moment_of_zeros_is_estimated_from_the_other_parameters(host: C
 
 @pytest.mark.parametrize("named", [False, True], ids=["plain", "named"])
 def test_new_parameters_join_the_group_of_their_nearest_sibling(host: Callable, named: bool) -> None:
-    model, _, _ = host("seedling")
+    model, _, _ = host("small")
 
     def group_of(name: str, parameter: Tensor) -> int:
         return 2 if name.startswith("blocks.2") else int(parameter.dim() == 1)
@@ -116,7 +116,7 @@ def test_new_parameters_join_the_group_of_their_nearest_sibling(host: Callable, 
 
 
 def test_old_parameters_and_layers_stay_the_objects_that_they_were(host: Callable) -> None:
-    model, images, _ = host("seedling")
+    model, images, _ = host("small")
     before = {**dict(model.named_parameters()), **dict(model.named_modules())}
     grow(model, EDITS, probe=images)
     after = {**dict(model.named_parameters()), **dict(model.named_modules())}
@@ -124,7 +124,7 @@ def test_old_parameters_and_layers_stay_the_objects_that_they_were(host: Callabl
 
 
 def test_hooks_on_parameters_and_layers_still_fire_after_growth(host: Callable, train_step: Callable) -> None:
-    model, images, targets = host("seedling")
+    model, images, targets = host("small")
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     train_step(model, optimizer, images, targets)
     weight = model.blocks[1][0].ghost2.primary_conv[0].weight
@@ -141,7 +141,7 @@ def test_hooks_on_parameters_and_layers_still_fire_after_growth(host: Callable, 
 
 @pytest.mark.parametrize("refused", [False, True], ids=["grown", "taken back"])
 def test_a_loss_that_is_still_in_a_variable_does_not_stop_the_next_step(host: Callable, refused: bool) -> None:
-    model, images, targets = host("seedling")
+    model, images, targets = host("small")
     loss = F.cross_entropy(model(images), targets)
     loss.backward()  # the graph stays alive with the loss, and with it what it knows of shapes
     if refused:
@@ -156,10 +156,10 @@ def test_a_loss_that_is_still_in_a_variable_does_not_stop_the_next_step(host: Ca
 
 
 def test_gradients_gathered_before_growth_are_kept(host: Callable, labelled: Callable, old_entries: Callable) -> None:
-    model, images, targets = host("seedling")
+    model, images, targets = host("small")
     F.cross_entropy(model(images), targets).backward()
     before = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
-    labels = dict(labelled("seedling", EDITS[:3]).named_parameters())
+    labels = dict(labelled("small", EDITS[:3]).named_parameters())
     grow(model, EDITS[:3])
     for name, parameter in model.named_parameters():
         mask, places = old_entries(labels[name].detach())
@@ -169,7 +169,7 @@ def test_gradients_gathered_before_growth_are_kept(host: Callable, labelled: Cal
 
 
 def test_frozen_parts_stay_frozen_and_new_parts_follow_their_siblings(host: Callable) -> None:
-    model, _, _ = host("seedling")
+    model, _, _ = host("small")
     model.blocks[1].requires_grad_(False)
     grow(model, [*EDITS, AddBlock("blocks.2", "0")])
     for name, parameter in model.named_parameters():
@@ -178,7 +178,7 @@ def test_frozen_parts_stay_frozen_and_new_parts_follow_their_siblings(host: Call
 
 def test_new_parts_share_the_mode_of_the_network(host: Callable) -> None:
     for training in (True, False):
-        model, images, _ = host("seedling")
+        model, images, _ = host("small")
         model.train(training)
         grow(model, EDITS, probe=images)
         assert all(module.training == training for module in model.modules())
@@ -186,7 +186,7 @@ def test_new_parts_share_the_mode_of_the_network(host: Callable) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_every_tensor_keeps_the_dtype_of_the_network(host: Callable, make_optimizer: Callable, dtype: torch.dtype) -> None:
-    model, images, targets = host("seedling", dtype)
+    model, images, targets = host("small", dtype)
     optimizer = make_optimizer("AdamW", model)
     F.cross_entropy(model(images), targets).backward()
     optimizer.step()
@@ -214,7 +214,7 @@ def test_channels_last_weights_stay_channels_last() -> None:
 def test_an_average_grows_alike_and_computes_its_own_function_unchanged(
     host: Callable, make_optimizer: Callable, train_step: Callable, averaged: bool
 ) -> None:
-    model, images, targets = host("seedling")
+    model, images, targets = host("small")
     average = torch.optim.swa_utils.AveragedModel(model) if averaged else copy.deepcopy(model)
     optimizer = make_optimizer("SGD", model)
     for _ in range(3):  # so that the two differ
@@ -255,7 +255,7 @@ def test_statistics_of_new_channels_are_those_of_the_probe(host: Callable) -> No
 
 
 def test_growth_leaves_the_global_random_state_alone(host: Callable) -> None:
-    model, images, _ = host("seedling")
+    model, images, _ = host("small")
     before = torch.get_rng_state()
     grow(model, EDITS, probe=images)
     assert torch.equal(torch.get_rng_state(), before)
@@ -284,7 +284,7 @@ def test_when_the_last_of_some_edits_fails_nothing_has_happened(
     probe: bool | str,
     error: type[Exception] | tuple[type[Exception], ...],
 ) -> None:
-    model, images, targets = host("seedling")
+    model, images, targets = host("small")
     optimizer, average = make_optimizer(name, model), copy.deepcopy(model)
     train_step(model, optimizer, images, targets)
     before = snapshot(model, optimizer, [average])
@@ -318,7 +318,7 @@ def test_when_a_users_rule_fails_nothing_has_happened(
 def test_an_optimizer_whose_state_has_another_shape_is_refused_and_nothing_has_happened(
     host: Callable, train_step: Callable, snapshot: Callable, differences: Callable
 ) -> None:
-    model, images, targets = host("seedling", torch.float32)
+    model, images, targets = host("small", torch.float32)
     optimizer = torch.optim.Adafactor(model.parameters())
     train_step(model, optimizer, images, targets)
     before = snapshot(model, optimizer)
@@ -330,7 +330,7 @@ def test_an_optimizer_whose_state_has_another_shape_is_refused_and_nothing_has_h
 def test_what_a_transaction_takes_back_includes_what_a_person_interrupted(
     host: Callable, snapshot: Callable, differences: Callable
 ) -> None:
-    model, _, _ = host("seedling")
+    model, _, _ = host("small")
     before = snapshot(model)
     with pytest.raises(KeyboardInterrupt), transaction(model):  # noqa: PT012
         grow(model, EDITS)
@@ -339,7 +339,7 @@ def test_what_a_transaction_takes_back_includes_what_a_person_interrupted(
 
 
 def test_surgery_refuses_layers_of_another_network_and_maps_of_another_size(host: Callable) -> None:
-    model, _, _ = host("seedling")
+    model, _, _ = host("small")
     surgery = Surgery(model, torch.Generator())
     with pytest.raises(GhostkitError, match="Linear is not a part of GhostNet"):
         surgery.assign(nn.Linear(1, 1), "in_features", 2)
