@@ -75,6 +75,9 @@ class RunConfig(BaseModel):
     # How it is run.
     seed: int = Field(0, ge=0, description="one seed, one result")
     device: str = Field("auto", description="auto, cpu, cuda, or what lightning-fabric calls an accelerator")
+    threads: int | None = Field(
+        None, ge=1, description="CPU threads; None: one for a small seedling, PyTorch's own number otherwise"
+    )
     precision: str = Field("32-true", description="a precision of lightning-fabric: 32-true, bf16-mixed, ...")
     evaluate_every: float = Field(0.05, gt=0, le=1, description="share of the run between two evaluations")
     keep_checkpoints: int = Field(2, ge=1, description="checkpoints kept besides those at growth events")

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ghostkit.checkpoint import load, load_state, save
 from ghostkit.config import RunConfig
-from ghostkit.cost import LatencyTable, evaluating, latency
+from ghostkit.cost import LatencyTable, evaluating, latency, macs
 from ghostkit.data import ImageData, Split, batch_count, batches
 from ghostkit.data import load as load_data
 from ghostkit.engine import Engine
@@ -37,6 +37,8 @@ from ghostkit.tasks.classification import Scores, cross_entropy, evaluate
 __all__ = ["Trainer", "train"]
 
 EVALUATION_BATCH = 256
+# A batch of fewer MACs than this is faster on one thread: waiting for a second one takes longer than the work.
+MACS_WORTH_THREADS = 5e7
 OPTIMIZERS: dict[str, Any] = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 
@@ -102,6 +104,7 @@ class Trainer:
         self.optimizer: torch.optim.Optimizer = optimizer
         move_state(optimizer)
         self._check_accepts_the_images()
+        self._set_threads()
         self._wrapped, self._stepper = self.fabric.setup(self.model, self.optimizer)
         self._wrapped.train()  # measuring puts it into eval mode for its own time only
         self.engine = Engine(
@@ -288,15 +291,20 @@ class Trainer:
         if self.config.when != "never":
             self.engine.budget.check(seedling)
 
+    def _set_threads(self) -> None:
+        """Fix the CPU threads for the whole run: results are bit for bit the same for the same number only."""
+        if self.config.threads is not None:
+            torch.set_num_threads(self.config.threads)
+        elif self.fabric.device.type == "cpu":
+            seedling = self.config.batch_size * macs(self._seedling(), self.data.test.images(torch.arange(1)))
+            if seedling < MACS_WORTH_THREADS:
+                torch.set_num_threads(1)
+
     def _seedling(self) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
-            return build(
-                self.config.model,
-                num_classes=len(self.data.classes),
-                in_channels=self.data.channels,
-                **self.config.model_options,
-            )
+            size = {"num_classes": len(self.data.classes), "in_channels": self.data.channels}
+            return build(self.config.model, **{**size, **self.config.model_options})
 
     # -- measuring, saving, finishing --------------------------------------------------------------------------------
 
@@ -375,11 +383,16 @@ class Trainer:
         example = self.data.test.images(torch.arange(1)).to(self.fabric.device)
         try:
             with evaluating(self.model):
-                self.model(example)
+                shape = tuple(self.model(example).shape)
         except RuntimeError as error:
             raise GhostkitError(
                 f"model={self.config.model!r} does not accept images of shape {tuple(example.shape[1:])}: {error}"
             ) from None
+        if shape != (1, len(self.data.classes)):
+            raise GhostkitError(
+                f"model={self.config.model!r} with model_options={self.config.model_options} puts out {shape} for one "
+                f"image; expected (1, {len(self.data.classes)}), a number for each class of {self.data.name!r}"
+            )
 
     def _finish(self) -> dict[str, Any]:
         scores = self._scores(self.data.test)

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 __all__ = ["Probe", "fisher_gain", "per_sample_gradient", "raw_gain"]
 
 RIDGE = 1e-3  # share of the mean diagonal that is added to second moments
+NEGLIGIBLE = 1e-3  # share of a channel's variance below which nothing of it is new
 DAMPING = 0.1  # share of the mean Fisher information that is added to every entry
 
 
@@ -83,6 +84,8 @@ def residual(new: Tensor, old: Tensor) -> Tensor:
     moments += ridge * torch.eye(len(moments), dtype=moments.dtype, device=new.device)
     weights = torch.linalg.solve(moments, (flat_old @ flat_new.mT).double()).to(new.dtype)
     rest = flat_new - weights.mT @ flat_old
+    # The ridge leaves over a little of what is explained, which a gain without regard to scale would count in full.
+    rest[rest.square().mean(1) < NEGLIGIBLE * flat_new.square().mean(1)] = 0.0
     return rest.view(shape[1], shape[0], *shape[2:]).transpose(0, 1)
 
 

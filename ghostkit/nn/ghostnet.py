@@ -46,7 +46,7 @@ GHOSTNET_STAGES: tuple[tuple[Row, ...], ...] = (
     (Row(5, 960, 160, 0, 1), Row(5, 960, 160, 0.25, 1), Row(5, 960, 160, 0, 1), Row(5, 960, 160, 0.25, 1)),
 )
 
-# For images of 8 to 64 pixels. Everything is as thin as can be, the blocks' middles above all: the seedling underfits for
+# For images of 8 to 64 pixels. Everything is as thin as can be, the middles of the blocks above all: it underfits for
 # want of hidden maps and of depth, which is what growth adds.
 SEEDLING_STAGES: tuple[tuple[Row, ...], ...] = ((Row(3, 4, 8, 0, 2),), (Row(3, 4, 8, 0, 2),))
 

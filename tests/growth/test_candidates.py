@@ -74,9 +74,9 @@ def test_predicted_costs_are_those_of_the_network_that_grows(host: Callable, nam
         return sum(1.0 + 1e-6 * layer.macs for layer in cost.layer_costs(network, images[:1]).values())
 
     model, images, targets = host(name)
-    frame = score(model, images, targets, how=("svd", "split"))
-    if len(frame) > 60:  # some of every kind are enough where there are many
-        frame = frame.groupby(["kind", "init"]).sample(2, random_state=0)
+    frame = score(model, images, targets)
+    if len(frame) > 20:  # some of every kind are enough where there are many
+        frame = frame.groupby("kind").sample(2, random_state=0)
     params, macs, before = cost.params(model), cost.macs(model, images), milliseconds(model)
     for row in frame.itertuples():
         grown = copy.deepcopy(model)
@@ -164,24 +164,19 @@ def test_the_candidates_do_not_disturb_each_other(host: Callable) -> None:
         assert row.gain == pytest.approx(together.loc[str(row.edit), "gain"], rel=1e-6)
 
 
-def test_maps_that_the_consumer_could_make_already_gain_nothing(host: Callable) -> None:
-    class Repeated(nn.Module):
-        """Two modules that see the same image; whatever a 1x1 branch adds, its consumer has already."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.ghost = GhostModule(3, 8, activation=nn.Identity)
-            self.head = nn.Conv2d(8, 2, 1)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.head(self.ghost(x)).mean((2, 3))
-
-    model, images, targets = Repeated().double(), torch.randn(64, 3, 6, 6).double(), torch.arange(64) % 2
-    frame = score(model, images, targets, kinds=("branch",), kernel_sizes=(1, 5))
-    gains = dict(zip([edit.kernel_size for edit in frame["edit"]], frame["gain"], strict=True))
-    raw = score(model, images, targets, kinds=("branch",), kernel_sizes=(1, 5), score="raw")
-    assert (raw["gain"] > 0).all()
-    assert abs(gains[1]) < 1e-3 or gains[1] < 0.05 * gains[5]
+def test_maps_that_the_consumer_could_make_already_gain_nothing() -> None:
+    # Linear ghosts: a 1x1 branch scales intrinsic maps, which the consumer has already.
+    ghost, head = GhostModule(3, 8, activation=nn.Identity), nn.Conv2d(8, 6, 1)
+    model = nn.Sequential(ghost, head, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 2)).double()
+    images, targets = torch.randn(64, 3, 6, 6).double(), torch.arange(64) % 2
+    images[targets == 1, 0, 2:4] += 1
+    gains = {}
+    for name in ("fisher", "raw"):
+        frame = score(model, images, targets, kinds=("branch",), kernel_sizes=(1, 5), score=name)
+        gains[name] = dict(zip([edit.kernel_size for edit in frame["edit"]], frame["gain"], strict=True))
+    assert min(gains["raw"].values()) > 0  # both have a gradient
+    assert gains["fisher"][5] > 0.1
+    assert abs(gains["fisher"][1]) < 1e-6
 
 
 def test_found_kernels_promise_more_than_random_ones(host: Callable) -> None:

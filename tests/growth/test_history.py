@@ -13,7 +13,9 @@ from ghostkit.errors import GhostkitError
 from ghostkit.growth import AddBlock, AddBranch, AddIntrinsic, GrowthEvent, History, grow, history_of
 
 EVENTS = [
-    GrowthEvent((AddBranch("a", 5, "svd"), AddBlock("b", "0", 7)), "plateau", 10, 0.5, 0.1, 1e9, 5, 9, 50, 90, 2.0, 2.0),
+    GrowthEvent(
+        (AddBranch("a", 5, "svd"), AddBlock("b", "0", 7)), "plateau", 10, 0.5, 0.1, 1e9, 5, 9, 50, 90, 2.0, 2.0
+    ),
     GrowthEvent((), "no candidate fits the budget", candidates=({"edit": "AddBranch(a, 3x3)", "gain": 0.125},)),
     GrowthEvent((AddIntrinsic("a", 2),), max_logit_change=1.5e-17, clock={"seconds": 0.25}),
 ]
@@ -61,7 +63,17 @@ def test_what_a_clock_said_makes_no_two_histories_differ() -> None:
         (lambda lines: [lines[0], '{"step": 3}', lines[2]], ["no list of edits"]),
         (lambda lines: [lines[0], lines[1].replace("AddBranch", "AddMagic"), lines[2]], ["'AddMagic'"]),
     ],
-    ids=["broken middle", "empty", "no recipe", "a list", "newer format", "unknown field", "no event", "no edits", "edit"],
+    ids=[
+        "broken middle",
+        "empty",
+        "no recipe",
+        "a list",
+        "newer format",
+        "unknown field",
+        "no event",
+        "no edits",
+        "edit",
+    ],
 )
 def test_a_history_that_cannot_be_read_is_refused_and_quoted(lines: list[str], change: Callable, words: list) -> None:
     with pytest.raises(GhostkitError) as refusal:

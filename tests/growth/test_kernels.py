@@ -57,7 +57,9 @@ def test_the_dense_gradient_is_that_of_the_convolution_that_a_ghost_module_saved
 
 def test_behind_a_global_pooling_the_dense_gradient_is_that_of_every_position_alike() -> None:
     x, delta = torch.randn(4, 3, 6, 6), torch.randn(4, 2)
-    torch.testing.assert_close(dense_gradient(x, delta, 3), dense_gradient(x, delta[:, :, None, None].expand(-1, -1, 6, 6), 3))
+    torch.testing.assert_close(
+        dense_gradient(x, delta, 3), dense_gradient(x, delta[:, :, None, None].expand(-1, -1, 6, 6), 3)
+    )
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -81,7 +83,9 @@ def test_without_whitening_smooth_maps_would_hide_that_kernel() -> None:
 
 def test_gradients_of_several_consumers_count_together() -> None:
     intrinsic, kernels = smooth(32, 1), torch.randn(2, 1, 3, 3, dtype=torch.float64)
-    weak, strong = (scale * F.conv2d(intrinsic, kernel[None], padding=1) for scale, kernel in zip((1, 30), kernels))
+    weak, strong = (
+        scale * F.conv2d(intrinsic, kernel[None], padding=1) for scale, kernel in zip((1, 30), kernels, strict=True)
+    )
     assert float(alike(best_branch(intrinsic, [weak, strong], 3), kernels[1:])) > 0.97
 
 

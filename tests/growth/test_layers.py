@@ -121,9 +121,7 @@ def test_a_block_of_ones_own_is_added_once_it_has_a_rule() -> None:
         (widen_in, nn.Conv2d(4, 4, 3, groups=2), "groups=2; only dense convolutions"),
     ],
 )
-def test_a_layer_without_a_rule_is_refused_with_what_to_register(
-    rule: Callable, layer: nn.Module, words: str
-) -> None:
+def test_a_layer_without_a_rule_is_refused_with_what_to_register(rule: Callable, layer: nn.Module, words: str) -> None:
     surgery = Surgery(layer, torch.Generator())
     with pytest.raises(GhostkitError, match=words):
         rule(layer, ChannelMap.of([0, 1, 2, 3, -1], before=4), surgery)

@@ -185,7 +185,9 @@ def test_new_parts_share_the_mode_of_the_network(host: Callable) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-def test_every_tensor_keeps_the_dtype_of_the_network(host: Callable, make_optimizer: Callable, dtype: torch.dtype) -> None:
+def test_every_tensor_keeps_the_dtype_of_the_network(
+    host: Callable, make_optimizer: Callable, dtype: torch.dtype
+) -> None:
     model, images, targets = host("small", dtype)
     optimizer = make_optimizer("AdamW", model)
     F.cross_entropy(model(images), targets).backward()
@@ -228,6 +230,9 @@ def test_an_average_grows_alike_and_computes_its_own_function_unchanged(
     shapes, own = ({name: tensor.shape for name, tensor in root.state_dict().items()} for root in (model, inner))
     assert list(shapes.items()) == list(own.items())
     assert not {p.data_ptr() for p in model.parameters()} & {p.data_ptr() for p in inner.parameters()}
+    for layer in inner.modules():
+        if isinstance(layer, nn.BatchNorm2d):  # measured on its own features, not left at 0 and 1
+            assert not ((layer.running_mean == 0) & (layer.running_var == 1)).any()
     if averaged:
         average.update_parameters(model)
 

@@ -1,0 +1,333 @@
+"""A run folder reads back as frames, at any moment, and never mixes two runs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import pytest
+import torch
+
+import ghostkit
+from ghostkit import AddBlock, AddBranch, AddIntrinsic, GhostkitError, GrowthEvent, Run, RunConfig
+from ghostkit.growth import History
+from ghostkit.runs import RunFolder, checkpoints, step_of, summary
+
+METRICS = "step epoch progress compute seconds split loss accuracy learning_rate params macs".split()
+EVENTS = (
+    "event step epoch progress compute edits kinds params_before params_after macs_before macs_after "
+    "milliseconds_before milliseconds_after loss_before loss_after max_logit_change reason seconds"
+).split()
+CANDIDATES = "event edit site kind init gain macs params milliseconds chosen".split()
+BLOCKS = "block stage kind channels hidden intrinsic branches stride params macs born grown".split()
+STAGES = [[[3, 4, 8, 0, 2]], [[3, 4, 8, 0, 2]]]
+
+CONFIG = RunConfig(
+    model_options={"stages": STAGES},
+    train_samples=256,
+    test_samples=50,
+    epochs=2,
+    grow_from=0.25,
+    grow_every=0.25,
+    grow_until=0.75,
+    share=0.4,
+    budget_factor=2,
+    probe_samples=32,
+    evaluate_every=0.25,
+    keep_checkpoints=1,
+    device="cpu",
+)
+
+
+@cache
+def trained() -> Path:
+    return ghostkit.train(CONFIG, mkdtemp()).folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A copy of a finished run: eight steps, with an event after the second, fourth and sixth."""
+    return Path(shutil.copytree(trained(), tmp_path / "run"))
+
+
+# Frames
+
+
+def test_the_folder_holds_what_it_promises(folder):
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"config.json", "metrics.jsonl", "history.jsonl", "checkpoints", "result.json"}
+    for path in folder.rglob("*"):
+        assert path.is_dir() or path.suffix in {".json", ".jsonl", ".safetensors"}
+
+
+def test_metrics_are_a_row_for_each_measurement(folder):
+    metrics = Run(folder).metrics
+    assert list(metrics.columns) == METRICS
+    assert list(zip(metrics["step"], metrics["split"], strict=True)) == [
+        (0, "test"),
+        *((step, split) for step in (2, 4, 6, 8) for split in ("train", "test")),
+    ]
+    assert metrics["progress"].tolist() == [0.0, *(p for p in (0.25, 0.5, 0.75, 1.0) for _ in range(2))]
+    assert metrics["epoch"].iloc[-1] == 2.0
+    assert metrics["accuracy"].between(0, 1).all()
+    assert metrics["compute"].is_monotonic_increasing
+    assert metrics["seconds"].is_monotonic_increasing
+    for name, kind in (("step", "i"), ("params", "i"), ("macs", "i"), ("loss", "f"), ("compute", "f")):
+        assert metrics[name].dtype.kind == kind
+
+
+def test_events_are_a_row_each_with_readable_edits(folder):
+    run = Run(folder)
+    events = run.events
+    assert list(events.columns) == EVENTS
+    assert events["event"].tolist() == [1, 2, 3]
+    assert events["step"].tolist() == [2, 4, 6]
+    for number, event in enumerate(run.history.events):
+        assert events["edits"][number] == ", ".join(map(str, event.edits))
+        assert events["kinds"][number] == ", ".join(edit.kind for edit in event.edits)
+        assert events["reason"][number] == event.reason
+    assert events["edits"].str.contains(r"^Add(?:Branch|Intrinsic|Block)\(").any()
+    assert (events["params_after"].iloc[:-1].to_numpy() == events["params_before"].iloc[1:].to_numpy()).all()
+    clocks = ["seconds", "milliseconds_before", "milliseconds_after"]
+    assert (events[clocks] > 0).all(axis=None)
+
+
+def test_candidates_are_a_row_for_each_event_and_candidate(folder):
+    run = Run(folder)
+    candidates = run.candidates
+    assert list(candidates.columns) == CANDIDATES
+    assert set(candidates["event"]) == {1, 2, 3}
+    assert candidates["chosen"].dtype == bool
+    for number, event in enumerate(run.history.events, start=1):
+        chosen = candidates[(candidates["event"] == number) & candidates["chosen"]]
+        assert sorted(chosen["edit"]) == sorted(map(str, event.edits))
+        assert chosen["macs"].sum() == event.macs_after - event.macs_before
+    assert set(candidates["kind"]) == {"branch", "intrinsic", "block"}
+
+
+def test_the_result_is_what_the_run_ended_with(folder):
+    run = Run(folder)
+    result, last = run.result, run.metrics.iloc[-1]
+    assert (result["params"], result["macs"], result["steps"]) == (last["params"], last["macs"], 8)
+    assert (result["accuracy"], result["loss"]) == (last["accuracy"], last["loss"])
+    assert result["compute"] == last["compute"]
+    assert result["edits"] == [str(edit) for edit in run.history.edits]
+    assert result["growth_events"] == (run.events["edits"] != "").sum()
+    assert 0 <= result["accuracy"] <= result["accuracy_top5"] <= 1
+    assert result["milliseconds"] > 0
+
+
+def test_a_run_can_be_read_while_it_goes_on(tmp_path):
+    events = iter(ghostkit.Trainer(CONFIG, tmp_path))
+    next(events)
+    run = Run(tmp_path)
+    assert len(run.metrics) == 1
+    assert (len(run.events), len(run.candidates), run.result) == (0, 0, {})
+    assert (list(run.events.columns), list(run.candidates.columns)) == (EVENTS, CANDIDATES)
+    assert run.config == CONFIG
+    assert run.architecture().equals(run.architecture(0))
+    with pytest.raises(GhostkitError, match=r"no checkpoint at step None .*; kept are none"):
+        run.model()
+    next(events)
+    next(events)
+    assert run.model() is not None
+    while len(run.metrics) < 3:
+        next(events)  # the same object sees what was written since
+
+
+@pytest.mark.parametrize("torn", ['{"step": 8, "epoch": 2.0, "progr', "{", '{"step": 8}'[:-1]])
+def test_a_last_line_that_a_crash_cut_short_is_left_out(folder, torn):
+    before = Run(folder).metrics
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write(torn)
+    with (folder / "history.jsonl").open("a") as file:
+        file.write(torn)
+    assert Run(folder).metrics.equals(before)
+    assert len(Run(folder).events) == 3
+
+
+def test_a_broken_line_in_the_middle_is_named(folder):
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    lines[3] = lines[3][:20]
+    (folder / "metrics.jsonl").write_text("\n".join(lines))
+    with pytest.raises(GhostkitError, match=r"metrics\.jsonl, line 4"):
+        _ = Run(folder).metrics
+
+
+@pytest.mark.parametrize("make", [lambda path: None, lambda path: path.mkdir()])
+def test_a_folder_without_a_run_is_named(tmp_path, make):
+    make(tmp_path / "empty")
+    with pytest.raises(GhostkitError, match=r"empty' holds no run: it has no config\.json"):
+        Run(tmp_path / "empty")
+
+
+def test_a_run_without_a_history_is_named(folder):
+    (folder / "history.jsonl").unlink()
+    with pytest.raises(GhostkitError, match=r"cannot read the history .*history\.jsonl"):
+        _ = Run(folder).events
+
+
+# The network, then and now
+
+
+def grown_by_hand(folder: Path) -> Run:
+    """A run of four events: width; nothing; a new block and width elsewhere; width in the new block."""
+    recipe = {"name": "seedling", "num_classes": 10, "in_channels": 1, "stages": STAGES}
+    events = [
+        GrowthEvent((AddBranch("blocks.0.0.ghost1", 5),)),
+        GrowthEvent((), reason="no growth: for once"),
+        GrowthEvent((AddBlock("blocks.1", after="0"), AddIntrinsic("blocks.0.0.ghost1", 1))),
+        GrowthEvent((AddBranch("blocks.1.g1.ghost1", 3),)),
+    ]
+    writer = RunFolder(folder)
+    writer.begin(CONFIG)
+    writer.write_history(History(recipe, (1, 8, 8), events))
+    return Run(folder)
+
+
+BORN_AND_GROWN: dict[int, dict[str, tuple[int, int]]] = {
+    0: {"stem": (0, 0), "blocks.0.0": (0, 0), "blocks.1.0": (0, 0), "head": (0, 0)},
+    1: {"stem": (0, 0), "blocks.0.0": (0, 1), "blocks.1.0": (0, 0), "head": (0, 0)},
+    2: {"stem": (0, 0), "blocks.0.0": (0, 1), "blocks.1.0": (0, 0), "head": (0, 0)},
+    3: {"stem": (0, 0), "blocks.0.0": (0, 3), "blocks.1.0": (0, 0), "blocks.1.g1": (3, 0), "head": (0, 0)},
+    4: {"stem": (0, 0), "blocks.0.0": (0, 3), "blocks.1.0": (0, 0), "blocks.1.g1": (3, 4), "head": (0, 0)},
+}
+
+
+@pytest.mark.parametrize("event", [*BORN_AND_GROWN, -1])
+def test_the_architecture_tells_when_each_block_came_and_last_changed(event, tmp_path):
+    frame = grown_by_hand(tmp_path).architecture(event)
+    assert list(frame.columns) == BLOCKS
+    told = zip(frame["born"], frame["grown"], strict=True)
+    expected = BORN_AND_GROWN[4 if event == -1 else event]
+    assert list(zip(frame["block"], told, strict=True)) == list(expected.items())
+
+
+def test_the_architecture_tells_widths_at_the_time(tmp_path):
+    run = grown_by_hand(tmp_path)
+    then, now = (run.architecture(event).set_index("block").loc["blocks.0.0"] for event in (0, -1))
+    assert (then["intrinsic"], then["branches"], then["hidden"]) == (2, 1, 4)
+    assert (now["intrinsic"], now["branches"], now["hidden"]) == (3, 2, 9)
+    assert run.architecture(-1).equals(run.architecture(4))
+    assert run.architecture().equals(run.architecture(4))
+    assert run.events["edits"].tolist()[1] == ""
+    assert run.events["kinds"].tolist()[2] == "block, intrinsic"
+
+
+@pytest.mark.parametrize("event", [5, -2, 100])
+def test_an_event_that_never_was_is_refused(event, tmp_path):
+    with pytest.raises(GhostkitError, match=f"no growth event {event} in .*; it has 0 .the seedling. to 4"):
+        grown_by_hand(tmp_path).architecture(event)
+
+
+# Checkpoints
+
+
+def test_checkpoints_at_growth_events_and_at_the_start_are_kept_besides_the_last(folder):
+    assert [step_of(checkpoint) for checkpoint in checkpoints(folder)] == [0, 2, 4, 6, 8]
+    run = Run(folder)
+    assert run.result["growth_events"] == 3
+    for step, size in zip((0, 2, 4, 6), [run.events["params_before"][0], *run.events["params_after"]], strict=True):
+        assert sum(parameter.numel() for parameter in run.model(step).parameters()) == size
+    images = torch.randn(2, 1, 8, 8)
+    assert torch.equal(run.model().eval()(images), run.model(8).eval()(images))
+
+
+@pytest.mark.parametrize(
+    ("keep", "always", "left"),
+    [(1, set(), [40]), (2, set(), [30, 40]), (1, {0, 20}, [0, 20, 40]), (9, {0}, [0, 10, 20, 30, 40]), (1, {99}, [40])],
+)
+def test_pruning_keeps_the_last_ones_and_those_it_is_told(keep, always, left, tmp_path):
+    writer = RunFolder(tmp_path)
+    for step in range(0, 50, 10):
+        writer.checkpoint_folder(step).mkdir()
+        (writer.checkpoint_folder(step) / "manifest.json").write_text("{}")
+    writer.prune_checkpoints(keep, always)
+    assert [step_of(checkpoint) for checkpoint in checkpoints(tmp_path)] == left
+
+
+def test_a_checkpoint_that_was_never_finished_does_not_count(tmp_path):
+    writer = RunFolder(tmp_path)
+    writer.checkpoint_folder(3).mkdir()
+    (writer.checkpoint_folder(3) / "model-0123456789ab.safetensors").write_bytes(b"half of")
+    assert checkpoints(tmp_path) == []
+    assert writer.begin(CONFIG) is None
+
+
+def test_a_step_that_was_not_kept_is_refused_with_those_that_were(folder):
+    with pytest.raises(GhostkitError, match=r"no checkpoint at step 5 in .*; kept are 0, 2, 4, 6, 8"):
+        Run(folder).model(5)
+
+
+# One folder, one run
+
+
+def changed_to(**values: Any) -> RunConfig:
+    return CONFIG.changed(**values)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (changed_to(seed=3), r"another configuration \(seed=0 there, 3 now\); choose another folder"),
+        (
+            changed_to(kinds=("block",), epochs=9),
+            r"epochs=2.0 there, 9.0 now; kinds=\['branch', .*\] there, \['block'\] now",
+        ),
+        (changed_to(model_options={}), r"model_options=\{'stages': .*\} there, \{\} now"),
+    ],
+)
+def test_another_configuration_is_refused_with_what_differs(folder, other, message):
+    with pytest.raises(GhostkitError, match=message):
+        RunFolder(folder).begin(other)
+    assert Run(folder).config == CONFIG
+    assert len(Run(folder).metrics) == 9
+
+
+def test_the_same_configuration_resumes_from_the_last_checkpoint(folder):
+    assert RunFolder(folder).begin(CONFIG) == checkpoints(folder)[-1]
+    with_tuples = changed_to(model_options={"stages": (((3, 4, 8, 0, 2),), ((3, 4, 8, 0, 2),))})
+    assert RunFolder(folder).begin(with_tuples) == checkpoints(folder)[-1]  # as JSON has it, it is the same
+
+
+def test_checkpoints_without_their_configuration_are_not_written_over(folder):
+    (folder / "config.json").unlink()
+    with pytest.raises(GhostkitError, match=r"cannot read the configuration .*config\.json"):
+        RunFolder(folder).begin(CONFIG)
+    assert len(checkpoints(folder)) == 5
+
+
+def test_metrics_after_the_checkpoint_are_cut_and_appended_to(tmp_path):
+    writer = RunFolder(tmp_path)
+    writer.begin(CONFIG)
+    writer.add_metrics([{"step": 0}, {"step": 1}])
+    writer.add_metrics([{"step": 2}])
+    assert writer.metrics_written == 3
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"st')
+    again = RunFolder(tmp_path)
+    again.cut_metrics(2)
+    again.add_metrics([{"step": 3}])
+    assert again.metrics_written == 3
+    assert Run(tmp_path).metrics["step"].tolist() == [0, 1, 3]
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(GhostkitError, match=r"cannot make the run folder .*file/run"):
+        RunFolder(tmp_path / "file" / "run")
+
+
+def test_a_summary_lists_accuracies_and_averages_the_rest(tmp_path, folder):
+    other = Path(shutil.copytree(folder, tmp_path / "other"))
+    result = json.loads((other / "result.json").read_text())
+    changed = {name: 2 * result[name] for name in ("params", "macs", "milliseconds", "compute")}
+    (other / "result.json").write_text(json.dumps({**result, **changed, "accuracy": 0.25}))
+    row = summary("grown", [Run(folder), Run(other)])
+    assert row["network"] == "grown"
+    assert row["accuracy"] == [result["accuracy"], 0.25]
+    assert {name: row[name] for name in changed} == {name: pytest.approx(1.5 * result[name]) for name in changed}

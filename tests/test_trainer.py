@@ -1,0 +1,656 @@
+"""A run is its configuration: again, resumed, or killed on the way, it ends on the same bits, within its budget."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+from zlib import crc32
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import ghostkit
+from ghostkit import GhostkitError, Run, RunConfig, Trainer
+from ghostkit import engine as engine_module
+from ghostkit import trainer as trainer_module
+from ghostkit.data import ImageData, Split
+from ghostkit.events import CheckpointSaved, Evaluated, Event, Finished, Grown, StepDone
+
+# Eight steps of 64 images; evaluated after every second one; grown after the second and the sixth.
+TINY: dict[str, Any] = {
+    "model_options": {"stages": [[[3, 4, 8, 0, 2]], [[3, 4, 8, 0, 2]]], "dropout": 0.2},
+    "train_samples": 256,
+    "test_samples": 50,
+    "epochs": 2,
+    "batch_size": 64,
+    "anneal_from": 0.5,
+    "grow_from": 0.25,
+    "grow_every": 0.5,
+    "grow_until": 0.75,
+    "share": 0.1,
+    "budget_factor": 4,
+    "probe_samples": 32,
+    "evaluate_every": 0.25,
+    "device": "cpu",
+}
+RUNS: dict[str, dict[str, Any]] = {
+    "sgd, at random": {"augment": "crop+flip", "where": "random", "how": "random"},
+    "adamw, by gain": {"optimizer": "adamw", "learning_rate": 0.01, "keep_checkpoints": 1},
+}
+SEQUENCE = "E C  S S E G C  S S E C  S S E G C  S S E C  F".split()
+CLOCK = {"seconds", "clock", "milliseconds"}
+
+
+def config(**changes: Any) -> RunConfig:
+    return RunConfig(**{**TINY, **changes})
+
+
+@pytest.fixture(autouse=True)
+def latencies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take a layer's latency for what its name says: no test here waits for a clock, or depends on one."""
+
+    def measure(table: Any, family: str, *_: Any) -> None:
+        table.lines.setdefault(family, (crc32(family.encode()) % 7 / 100, 1e-5))
+
+    monkeypatch.setattr(engine_module.LatencyTable, "measure", measure)
+    monkeypatch.setattr(trainer_module, "latency", lambda *_: 1.0)
+
+
+def letter(event: Event) -> str:
+    return type(event).__name__[0]
+
+
+def timeless(value: Any) -> Any:
+    """What a file says, without what a clock said."""
+    if isinstance(value, dict):
+        return {key: timeless(item) for key, item in value.items() if key not in CLOCK}
+    return [timeless(item) for item in value] if isinstance(value, list) else value
+
+
+def tensors_of(trainer: Trainer) -> dict[str, Tensor]:
+    names: dict[Any, str] = {parameter: name for name, parameter in trainer.model.named_parameters()}
+    found = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+    for parameter, state in trainer.optimizer.state.items():
+        found |= {f"{names[parameter]} {key}": value.clone() for key, value in state.items()}
+    return found
+
+
+def differences(first: dict[str, Tensor], second: dict[str, Tensor]) -> list[str]:
+    names = first.keys() | second.keys()
+    return sorted(
+        name for name in names if not (name in first and name in second and torch.equal(first[name], second[name]))
+    )
+
+
+@dataclass
+class Outcome:
+    """What is left of a run that is over."""
+
+    folder: Path
+    files: dict[str, Any]
+    tensors: dict[str, Tensor]
+    letters: list[str]
+
+
+def outcome(folder: Path, trainer: Trainer, letters: list[str]) -> Outcome:
+    def rows(name: str) -> list[Any]:
+        return timeless([json.loads(line) for line in (folder / name).read_text().splitlines()])
+
+    files = {
+        "metrics": rows("metrics.jsonl"),
+        "history": rows("history.jsonl"),
+        "result": timeless(json.loads((folder / "result.json").read_text())),
+        "checkpoints": sorted(path.name for path in (folder / "checkpoints").iterdir()),
+    }
+    return Outcome(folder, files, tensors_of(trainer), letters)
+
+
+@cache
+def unbroken(name: str) -> Outcome:
+    """A run from beginning to end."""
+    folder = Path(mkdtemp())
+    trainer = Trainer(config(**RUNS[name]), folder)
+    return outcome(folder, trainer, [letter(event) for event in trainer])
+
+
+def same(first: Outcome, second: Outcome) -> bool:
+    assert first.files == second.files
+    assert differences(first.tensors, second.tensors) == []
+    return True
+
+
+# One seed, one result
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_the_same_seed_gives_the_same_run_whatever_else_draws_random_numbers(name, tmp_path):
+    torch.manual_seed(1234)
+    trainer = Trainer(config(**RUNS[name]), tmp_path)
+    letters = []
+    for event in trainer:
+        letters.append(letter(event))
+        torch.rand(3)
+    assert same(unbroken(name), outcome(tmp_path, trainer, letters))
+    assert len(unbroken(name).files["history"]) == 3
+    assert all(line["edits"] for line in unbroken(name).files["history"][1:])
+
+
+def test_another_seed_gives_another_run(tmp_path):
+    first = unbroken("adamw, by gain")
+    trainer = Trainer(config(**RUNS["adamw, by gain"], seed=1), tmp_path)
+    second = outcome(tmp_path, trainer, [letter(event) for event in trainer])
+    assert first.files["metrics"][0]["loss"] != second.files["metrics"][0]["loss"]  # of the untrained seedling
+    assert first.files["metrics"][-1]["loss"] != second.files["metrics"][-1]["loss"]
+    assert "conv_stem.weight" in differences(first.tensors, second.tensors)
+
+
+def test_a_run_without_a_folder_is_the_same_and_writes_nothing_and_draws_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = torch.get_rng_state()
+    trainer = Trainer(config(**RUNS["sgd, at random"]))
+    letters = [letter(event) for event in trainer]
+    assert letters == [kind for kind in SEQUENCE if kind != "C"]
+    assert differences(unbroken("sgd, at random").tensors, tensors_of(trainer)) == []
+    assert list(tmp_path.iterdir()) == []
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("cause", ["no room", "no gain"])
+def test_events_that_add_nothing_leave_the_run_as_if_they_had_never_been(cause, tmp_path, monkeypatch):
+    changes: dict[str, Any] = {"where": "gain-per-mac"}
+    never = Trainer(config(when="never"), tmp_path / "never")
+    if cause == "no room":
+        changes = {"where": "random", "how": "random", "budget_macs": never.engine.macs + 1}
+    else:
+        score = engine_module.candidates
+
+        def hopeless(*arguments: Any, **settings: Any) -> Any:
+            frame = score(*arguments, **settings)
+            frame["gain"] = -frame["gain"].abs()
+            return frame
+
+        monkeypatch.setattr(engine_module, "candidates", hopeless)
+    never.train()
+    barren = Trainer(config(**changes), tmp_path / "barren")
+    events = [event.event for event in barren if isinstance(event, Grown)]
+    assert [event.edits for event in events] == [(), ()]
+    assert differences(tensors_of(never), tensors_of(barren)) == []
+    without, with_events = (
+        Run(tmp_path / name).metrics.drop(columns=["seconds", "compute"]) for name in ("never", "barren")
+    )
+    assert without.equals(with_events)
+    assert barren.progress.compute > never.progress.compute  # looking was not free
+
+
+# Broken off and resumed
+
+PLACES = {
+    "after the first evaluation": 1,
+    "after the first checkpoint": 2,
+    "in mid-epoch": 3,
+    "after an event": 6,
+    "after the checkpoint of an event": 7,
+    "between two checkpoints": 13,
+    "after the last checkpoint": 20,
+    "after the end": 21,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [("adamw, by gain", "after the checkpoint of an event"), *(("sgd, at random", place) for place in PLACES)],
+)
+def test_a_run_that_was_dropped_goes_on_to_the_same_end(name, place, tmp_path):
+    events = iter(Trainer(config(**RUNS[name]), tmp_path))
+    seen = [letter(next(events)) for _ in range(PLACES[place])]
+    assert seen == SEQUENCE[: PLACES[place]]
+    del events
+    trainer = Trainer(config(**RUNS[name]), tmp_path)
+    assert same(unbroken(name), outcome(tmp_path, trainer, [letter(event) for event in trainer]))
+
+
+def test_a_run_can_be_dropped_again_and_again(tmp_path):
+    settings = config(**RUNS["sgd, at random"])
+    for stop in (5, 7, 4):
+        for number, _ in enumerate(Trainer(settings, tmp_path), start=1):
+            if number == stop:
+                break
+    trainer = Trainer(settings, tmp_path)
+    assert same(unbroken("sgd, at random"), outcome(tmp_path, trainer, [letter(event) for event in trainer]))
+
+
+def test_the_same_trainer_goes_on_where_a_checkpoint_left_it(tmp_path):
+    trainer = Trainer(config(**RUNS["sgd, at random"]), tmp_path)
+    for event in trainer:
+        if isinstance(event, CheckpointSaved) and trainer.progress.step == 2:
+            break
+    assert same(unbroken("sgd, at random"), outcome(tmp_path, trainer, [letter(event) for event in trainer]))
+
+
+LOCKSTEP = """
+import sys
+from ghostkit import RunConfig, Trainer
+for event in Trainer(RunConfig.read(sys.argv[1]), sys.argv[2]):
+    print(type(event).__name__[0], flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there is no SIGKILL")
+def test_a_run_that_was_killed_at_any_moment_resumes_and_ends_the_same(tmp_path):
+    (tmp_path / "config").write_text(config(**RUNS["sgd, at random"]).model_dump_json())
+    chance = random.SystemRandom()
+    place, moment = chance.randrange(2, len(SEQUENCE) - 1), chance.uniform(0, 0.05)
+    command = [sys.executable, "-c", LOCKSTEP, str(tmp_path / "config"), str(tmp_path / "run")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for expected in SEQUENCE[:place]:
+            assert process.stdout.readline().strip() == expected
+            process.stdin.write("\n")
+            process.stdin.flush()
+        time.sleep(moment)  # it is at work on the next event
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    trainer = Trainer(config(**RUNS["sgd, at random"]), tmp_path / "run")
+    resumed = outcome(tmp_path / "run", trainer, [letter(event) for event in trainer])
+    assert same(unbroken("sgd, at random"), resumed), f"killed {moment} s after event {place}"
+
+
+def test_a_finished_run_is_returned_and_not_trained_again(tmp_path):
+    first = ghostkit.train(config(), tmp_path)
+    metrics = (tmp_path / "metrics.jsonl").read_bytes()
+    assert [letter(event) for event in Trainer(config(), tmp_path)] == ["F"]
+    second = ghostkit.train(config(), tmp_path)
+    assert timeless(first.result) == timeless(second.result)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == metrics
+
+
+def test_a_resumed_optimizer_state_lies_beside_its_parameters():
+    parameter = nn.Parameter(torch.zeros(3, device="meta"))
+    optimizer = torch.optim.Adam([parameter])
+    optimizer.state[parameter] = {"step": torch.tensor(3.0), "exp_avg": torch.zeros(3)}
+    trainer_module.move_state(optimizer)
+    devices = {name: value.device.type for name, value in optimizer.state[parameter].items()}
+    assert devices == {"step": "cpu", "exp_avg": "meta"}
+
+
+# What happens, and when
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_events_come_in_order(name):
+    assert unbroken(name).letters == SEQUENCE
+
+
+def test_each_event_tells_what_happened(tmp_path):
+    trainer = Trainer(config(), tmp_path)
+    events = list(trainer)
+    steps = [event for event in events if isinstance(event, StepDone)]
+    assert [(event.step, event.progress) for event in steps] == [(n, n / 8) for n in range(1, 9)]
+    assert all(event.loss.shape == () and not event.loss.requires_grad for event in steps)
+    evaluated = [event for event in events if isinstance(event, Evaluated)]
+    assert [event.row["step"] for event in evaluated] == [0, 2, 4, 6, 8]
+    assert all(event.row["loss"] == event.scores.loss for event in evaluated)
+    assert all(int(event.scores.confusion.sum()) == 50 for event in evaluated)
+    grown = [event.event for event in events if isinstance(event, Grown)]
+    assert [event.step for event in grown] == [2, 6]
+    assert grown == Run(tmp_path).history.events
+    assert all(
+        event.folder.is_dir() for event in events if isinstance(event, CheckpointSaved) and "2" in event.folder.name
+    )
+    assert isinstance(events[-1], Finished)
+    assert events[-1].result == Run(tmp_path).result
+    train = Run(tmp_path).metrics.query("split == 'train' and step == 2")
+    assert float(train["loss"].iloc[0]) == pytest.approx(float(steps[0].loss + steps[1].loss) / 2, rel=1e-6)
+
+
+def barren(**changes: Any) -> RunConfig:
+    """A run whose events come and add nothing, since nothing fits its budget."""
+    return config(epochs=5, kinds=("branch",), budget_factor=1.0001, where="random", **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"grow_from": 0.1, "grow_every": 0.15, "grow_until": 0.55}, [2, 5, 8, 11]),
+        ({"grow_from": 0.05, "grow_every": 0.05, "grow_until": 0.3}, [1, 2, 3, 4, 5, 6]),  # of 20 steps, every one
+        ({"grow_from": 0.9, "grow_every": 0.2, "grow_until": 1.0}, [18]),
+        ({"when": "never", "grow_from": 0.1, "grow_every": 0.1, "grow_until": 1.0}, []),
+    ],
+)
+def test_interval_events_come_at_their_shares_of_the_run(changes, expected):
+    trainer = Trainer(barren(evaluate_every=1.0, **changes))
+    assert [event.event.step for event in trainer if isinstance(event, Grown)] == expected
+
+
+def test_evaluations_come_at_their_shares_of_the_run():
+    trainer = Trainer(config(epochs=5, when="never", evaluate_every=0.05))
+    assert [event.row["step"] for event in trainer if isinstance(event, Evaluated)] == [*range(21)]
+
+
+def test_plateau_events_come_when_the_training_loss_has_stopped_falling(tmp_path):
+    changes = {"when": "plateau", "patience": 2, "grow_from": 0.2, "grow_until": 0.9, "evaluate_every": 0.05}
+    run = ghostkit.train(barren(learning_rate=1e-9, **changes), tmp_path)
+    expected, best, stale = [], float("inf"), 0
+    for row in run.metrics.query("split == 'train'").itertuples():
+        best, stale = (row.loss, 0) if row.loss < best else (best, stale + 1)
+        if stale >= 2 and 0.2 <= row.progress <= 0.9:
+            expected.append(row.step)
+            stale = 0
+    assert run.events["step"].tolist() == expected
+    assert 2 <= len(expected) < 10
+
+
+def test_a_run_that_never_grows_has_no_events_and_stays_a_seedling(tmp_path):
+    trainer = Trainer(config(when="never"), tmp_path)
+    size = trainer.engine.params
+    assert not [event for event in trainer if isinstance(event, Grown)]
+    run = Run(tmp_path)
+    assert len(run.events) == len(run.candidates) == 0
+    assert set(run.metrics["params"]) == {size} == {run.result["params"]}
+    assert run.result["growth_events"] == 0
+
+
+def test_the_learning_rate_is_held_and_then_falls_to_zero():
+    trainer = Trainer(config(epochs=5, anneal_from=0.5, learning_rate=0.03))
+    rates = [trainer.optimizer.param_groups[0]["lr"] for event in trainer if isinstance(event, StepDone)]
+    assert rates[:11] == [0.03] * 11  # through the step that begins at one half
+    assert all(later < earlier for earlier, later in pairwise(rates[10:]))
+    assert 0 < rates[-1] < 0.03 * 0.03
+    assert rates[15] == pytest.approx(0.03 / 2)  # half a cosine, half way
+
+
+def test_every_group_follows_the_learning_rate_and_new_parameters_join_one():
+    trainer = Trainer(config(kinds=("block",)))
+    trainer.train()
+    members = [parameter for group in trainer.optimizer.param_groups for parameter in group["params"]]
+    assert {id(parameter) for parameter in members} == {id(parameter) for parameter in trainer.model.parameters()}
+    assert any(".g1." in name for name, _ in trainer.model.named_parameters())
+
+
+# Compute and budgets
+
+
+def fresh_count(model: nn.Module) -> tuple[int, int]:
+    """Parameters and MACs per 8 x 8 image, counted here."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model.eval()(torch.zeros(1, 1, 8, 8))
+    return sum(parameter.numel() for parameter in model.parameters()), counter.get_total_flops() // 2
+
+
+def test_a_step_costs_three_times_its_images_macs_and_scoring_is_added():
+    trainer = Trainer(config(train_samples=200))  # batches of 64, 64, 64 and 8
+    spent, macs, last, images = 0.0, trainer.engine.macs, 0.0, [64, 64, 64, 8] * 2
+    for event in trainer:
+        now = trainer.progress.compute
+        if isinstance(event, StepDone):
+            assert now - last == 3 * macs * images[event.step - 1]
+        elif isinstance(event, Grown):
+            assert event.event.compute == last
+            assert now - last > 2 * 3 * macs * 32  # at least two passes over the probe, with candidates attached
+            assert event.event.macs_after > macs
+            spent, macs = spent + now - last, event.event.macs_after
+        else:
+            assert now == last
+        last = now
+    assert trainer.engine.spent == 0
+    assert spent > 0
+
+
+def test_candidates_can_be_looked_at_by_hand_and_looking_is_counted():
+    trainer = Trainer(config(when="never"))
+    before = tensors_of(trainer)
+    frame = trainer.candidates()
+    assert {"edit", "site", "kind", "init", "gain", "macs", "params", "milliseconds"} == set(frame.columns)
+    assert trainer.progress.compute == frame.attrs["macs"] > 0
+    assert differences(before, tensors_of(trainer)) == []
+
+
+@pytest.mark.parametrize("when", ["never", "interval"])
+def test_a_run_of_limited_compute_stops_there_whatever_its_epochs(when, tmp_path):
+    macs = Trainer(config()).engine.macs
+    limit = 3.0 * macs * 64 * 10.5  # ten and a half steps of the seedling
+    trainer = Trainer(config(compute=limit, epochs=1000, when=when), tmp_path)
+    before = 0.0
+    for event in trainer:
+        if isinstance(event, StepDone):
+            assert before < limit
+        before = trainer.progress.compute
+    run = Run(tmp_path)
+    assert limit <= run.result["compute"] <= limit + 3 * run.result["macs"] * 64
+    assert run.result["steps"] == 11 if when == "never" else run.result["steps"] < 11
+    assert run.metrics["progress"].iloc[-1] == 1
+    assert run.metrics["compute"].iloc[-1] == run.result["compute"]
+    assert (len(run.events) > 0) == (when == "interval")
+
+
+GROWING = {
+    "grow_from": 0.25,
+    "grow_every": 0.25,
+    "grow_until": 1.0,
+    "share": 0.6,
+    "evaluate_every": 1.0,
+    "kernel_sizes": (5,),
+}
+
+
+@pytest.mark.parametrize(
+    ("unit", "where"),
+    [("params", "gain-per-parameter"), ("macs", "gain-per-mac"), ("macs", "random"), ("milliseconds", "random")],
+)
+def test_growth_never_exceeds_its_budget(unit, where, tmp_path):
+    seedling = Trainer(config()).engine.seedling
+    assert seedling is not None
+    limit = 1.8 * seedling[unit]
+    budget = {f"budget_{unit}": limit if unit == "milliseconds" else int(limit)}
+    trainer = Trainer(config(**GROWING, **budget, where=where, how="random"), tmp_path)
+    trainer.train()
+    events = Run(tmp_path).events
+    assert len(events) == 4
+    assert (events[f"{unit}_after"] <= limit).all()
+    assert events[f"{unit}_after"].iloc[-1] > 1.3 * seedling[unit]
+    params, macs = fresh_count(trainer.model)
+    actual = {"params": params, "macs": macs, "milliseconds": trainer.engine.costs()["milliseconds"]}
+    assert actual[unit] <= limit
+
+
+def test_the_budget_is_a_multiple_of_the_seedling_where_none_is_given():
+    trainer = Trainer(config(**GROWING, budget_factor=1.5, how="random"))
+    limit = 1.5 * trainer.engine.macs
+    assert trainer.engine.budget.limits() == {"macs": limit}
+    trainer.train()
+    assert 1.2 * limit / 1.5 < fresh_count(trainer.model)[1] <= limit
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_the_sizes_in_the_files_equal_a_fresh_count(name):
+    run = Run(unbroken(name).folder)
+    history, metrics = run.history, run.metrics
+    for number in range(len(history.events) + 1):
+        rebuilt = ghostkit.rebuild(type(history)(history.recipe, history.image, history.events[:number]))
+        count = fresh_count(rebuilt)
+        frame = run.architecture(number)
+        assert (frame["params"].sum(), frame["macs"].sum()) == count
+        first = history.events[number - 1].step if number else -1
+        last = history.events[number].step if number < len(history.events) else 8
+        rows = metrics[(metrics["step"] > first) & (metrics["step"] <= last)]
+        assert len(rows) > 0
+        assert set(zip(rows["params"], rows["macs"], strict=True)) == {count}
+        if number:
+            assert (run.events["params_after"][number - 1], run.events["macs_after"][number - 1]) == count
+    assert (run.result["params"], run.result["macs"]) == fresh_count(run.model()) == count
+
+
+# Other settings
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"optimizer": "adam", "learning_rate": 0.01, "augment": "crop"},
+        {"where": "round-robin", "how": "split", "label_smoothing": 0.1},
+        {"where": "gain-per-parameter", "how": "random", "kinds": ("block",)},
+        {"where": "gain-per-millisecond", "kinds": ("branch",), "kernel_sizes": (7,)},
+        {"model": "ghostnetv2_100", "model_options": {"stages": [[[3, 4, 8, 0, 2]] * 3], "head_channels": 8}},
+    ],
+    ids=lambda changes: " ".join(map(str, changes.values())),
+)
+def test_every_setting_trains_and_grows(changes, tmp_path):
+    run = ghostkit.train(config(**changes), tmp_path)
+    assert run.result["edits"]
+    assert run.metrics["loss"].notna().all()
+    assert set(run.candidates["kind"]) <= set(run.config.kinds)
+    assert fresh_count(run.model()) == (run.result["params"], run.result["macs"])
+
+
+def test_augmentation_reaches_the_network():
+    losses = []
+    for augment in ("none", "crop", "crop+flip"):
+        trainer = Trainer(config(augment=augment, when="never"))
+        losses.append(next(float(event.loss) for event in trainer if isinstance(event, StepDone)))
+    assert len(set(losses)) == 3
+
+
+def test_a_run_learns_and_growth_does_not_disturb_it(tmp_path):
+    changes = {"train_samples": 512, "epochs": 6, "optimizer": "adamw", "learning_rate": 0.02}
+    run = ghostkit.train(config(**changes), tmp_path)
+    train = run.metrics.query("split == 'train'")["loss"]
+    assert train.iloc[-1] < 0.7 * train.iloc[0]
+    assert run.result["accuracy"] > 0.3  # of ten classes
+    assert (run.events["loss_before"] - run.events["loss_after"]).abs().max() < 1e-4
+
+
+@pytest.fixture
+def colours() -> ImageData:
+    """Three classes of 10 x 6 colour images, each class bright in a channel of its own."""
+    draw = torch.Generator().manual_seed(0)
+
+    def split(count: int) -> Split:
+        labels = torch.arange(count) % 3
+        pixels = torch.randint(80, (count, 3, 10, 6), generator=draw)
+        pixels[torch.arange(count), labels] += 120
+        return Split(pixels.to(torch.uint8), labels, (0.3,) * 3, (0.2,) * 3)
+
+    return ImageData("colours", split(60), split(31), ("r", "g", "b"), 3, 10, 6, (0.3,) * 3, (0.2,) * 3, "here")
+
+
+def test_images_can_be_handed_over_instead_of_a_name(colours, tmp_path, monkeypatch):
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("data was loaded")
+
+    monkeypatch.setattr(trainer_module, "load_data", refuse)
+    settings = config(data="never looked at", batch_size=20)
+    trainer = Trainer(settings, tmp_path, data=colours)
+    letters = [letter(event) for event in trainer]
+    assert letters.count("S") == 6
+    run = Run(tmp_path)
+    assert run.history.image == (3, 10, 6)
+    assert run.model()(torch.zeros(1, 3, 10, 6)).shape == (1, 3)
+    assert [letter(event) for event in Trainer(settings, tmp_path, data=colours)] == ["F"]
+
+
+# What goes wrong
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(tmp_path):
+    trainer = Trainer(config(learning_rate=1e30, evaluate_every=0.5, when="never"), tmp_path)
+    with pytest.raises(
+        GhostkitError, match=r"the loss became (nan|inf) at step \d+ with learning_rate=1e\+30.*Try"
+    ) as caught:
+        trainer.train()
+    assert "last checkpoint is kept" in str(caught.value)
+    model = Run(tmp_path).model()
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in model.state_dict().values())
+    assert fresh_count(model) == (trainer.engine.params, trainer.engine.macs)
+    assert not (tmp_path / "result.json").exists()
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"data": "digit"}, "unknown data 'digit'; did you mean 'digits'"),
+    ({"data": "folder:/nowhere"}, "/nowhere"),
+    ({"train_samples": 10**6}, "train_samples is 1000000, but 'digits' has 1401"),
+    ({"model": "seedlin"}, "unknown model 'seedlin'; did you mean 'seedling'"),
+    ({"model_options": {"depth": 3}}, r"build\('seedling'.*depth=3.*unexpected keyword"),
+    ({"model_options": {"in_channels": 3}}, r"model='seedling' does not accept images of shape \(1, 8, 8\)"),
+    ({"model_options": {"num_classes": 7}}, r"puts out \(1, 7\) for one image; expected \(1, 10\).* of 'digits'"),
+    ({"budget_params": 20}, "the budget of 20 params is not above the seedling, .*raise budget_params"),
+    ({"budget_macs": 20}, "the budget of 20 macs is not above the seedling, .*raise budget_macs"),
+    ({"budget_milliseconds": 1e-6}, "the budget of 1e-06 milliseconds is not above .*raise budget_milliseconds"),
+    ({"budget_factor": 1.0}, "macs is not above the seedling"),
+    ({"device": "abacus"}, "device='abacus' with precision='32-true' cannot be used"),
+    ({"precision": "3-true"}, "device='cpu' with precision='3-true' cannot be used"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), WRONG, ids=[" ".join(changes) for changes, _ in WRONG])
+def test_what_does_not_fit_is_refused_before_anything_is_trained(changes, message, tmp_path):
+    with pytest.raises(GhostkitError, match=message):
+        Trainer(config(**changes), tmp_path)
+    assert not list(tmp_path.glob("checkpoints/*"))
+    assert not [line for path in tmp_path.glob("metrics.jsonl") for line in path.read_text().splitlines()]
+
+
+def test_a_refused_run_can_be_mended_in_its_folder(tmp_path):
+    with pytest.raises(GhostkitError, match="budget"):
+        Trainer(config(budget_macs=20), tmp_path)
+    events: Iterator[Event] = iter(Trainer(config(), tmp_path))
+    assert letter(next(events)) == "E"
+    assert Run(tmp_path).config == config()
+
+
+def test_a_budget_does_not_matter_to_a_run_that_never_grows():
+    Trainer(config(budget_macs=20, when="never"))
+
+
+def test_a_run_of_another_configuration_is_not_touched(tmp_path):
+    events = iter(Trainer(config(), tmp_path))
+    for _ in range(2):
+        next(events)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(
+        GhostkitError, match=r"another configuration \(epochs=2.0 there, 3.0 now; seed=0 there, 4 now\)"
+    ):
+        Trainer(config(epochs=3, seed=4), tmp_path)
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def cut_short(folder: Path) -> None:
+    path = next(folder.glob("model-*.safetensors"))
+    path.write_bytes(path.read_bytes()[:100])
+
+
+def foreign(folder: Path) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["state"]["policy"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [(cut_short, "step-00000000.*was cut short"), (foreign, "step-00000000.*was not saved by a trainer.*policy")],
+)
+def test_a_damaged_checkpoint_is_named_before_anything_is_written(damage: Callable[[Path], None], message, tmp_path):
+    events = iter(Trainer(config(), tmp_path))
+    for _ in range(4):
+        next(events)
+    damage(tmp_path / "checkpoints" / "step-00000000")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(GhostkitError, match=message):
+        Trainer(config(), tmp_path)
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
