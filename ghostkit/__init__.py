@@ -18,6 +18,7 @@ _HOMES = {
     "Trainer": "ghostkit.trainer",
     "build": "ghostkit.nn.zoo",
     "candidates": "ghostkit.growth.candidates",
+    "cost": "ghostkit.costs",
     "grow": "ghostkit.growth.grow",
     "load": "ghostkit.checkpoint",
     "rebuild": "ghostkit.growth.grow",

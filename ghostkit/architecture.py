@@ -6,7 +6,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from ghostkit.cost import layer_costs, output_shapes, params
+from ghostkit.costs import layer_costs, output_shapes, params
 from ghostkit.nn.ghost import GhostBottleneck
 
 __all__ = ["describe"]

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from ghostkit.cost import LatencyTable, evaluating, layer_costs, macs, params
+from ghostkit.costs import LatencyTable, evaluating, layer_costs, macs, params
 from ghostkit.growth.candidates import candidates
 from ghostkit.growth.grow import apply_edits
 from ghostkit.growth.history import GrowthEvent, history_of

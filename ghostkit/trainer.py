@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ghostkit.checkpoint import load, load_state, save
 from ghostkit.config import RunConfig
-from ghostkit.cost import LatencyTable, evaluating, latency, macs
+from ghostkit.costs import LatencyTable, evaluating, latency, macs
 from ghostkit.data import ImageData, Split, batch_count, batches
 from ghostkit.data import load as load_data
 from ghostkit.engine import Engine

@@ -59,7 +59,7 @@ LAYERS = "nn growth tasks data views trainer checkpoint runs notebooks cli".spli
 MUST_NOT_IMPORT = {
     "errors": LAYERS,
     "files": LAYERS,
-    "cost": LAYERS,
+    "costs": LAYERS,
     "config": LAYERS,
     "nn": "growth tasks data trainer runs views notebooks cli".split(),
     "growth": "tasks data trainer runs views notebooks cli".split(),

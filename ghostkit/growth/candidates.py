@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from ghostkit.cost import LatencyTable, LayerCost, layer_costs, macs, output_shapes
+from ghostkit.costs import LatencyTable, LayerCost, layer_costs, macs, output_shapes
 from ghostkit.errors import GhostkitError
 from ghostkit.growth.edits import (
     INITS,

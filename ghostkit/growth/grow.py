@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ghostkit import cost
+from ghostkit import costs
 from ghostkit.errors import GhostkitError
 from ghostkit.growth.channels import remapped
 from ghostkit.growth.edits import AddBlock, Edit, take_down
@@ -75,8 +75,8 @@ def apply_edits(
     """
     started = time.perf_counter()
     average = ema.module if isinstance(ema, torch.optim.swa_utils.AveragedModel) else ema
-    params_before = cost.params(model)
-    macs_before = None if probe is None else cost.macs(model, probe)
+    params_before = costs.params(model)
+    macs_before = None if probe is None else costs.macs(model, probe)
     before = None if probe is None else outputs(model, probe)
     with transaction(model, optimizer, average):
         fresh: dict[str, Tensor] = {}
@@ -98,9 +98,9 @@ def apply_edits(
     return GrowthEvent(
         edits=tuple(edits),
         params_before=params_before,
-        params_after=cost.params(model),
+        params_after=costs.params(model),
         macs_before=macs_before,
-        macs_after=None if probe is None else cost.macs(model, probe),
+        macs_after=None if probe is None else costs.macs(model, probe),
         max_logit_change=change,
         clock={"seconds": time.perf_counter() - started},
         **context,
@@ -123,7 +123,7 @@ def note_fresh(model: nn.Module, surgery: Surgery, fresh: dict[str, Tensor]) -> 
 
 def outputs(model: nn.Module, probe: Tensor) -> list[Tensor]:
     """Return what ``model`` computes on ``probe`` in eval mode, flattened into a list of tensors."""
-    with cost.evaluating(model):
+    with costs.evaluating(model):
         return list(tensors_in(model(probe)))
 
 

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from ghostkit.cost import evaluating
+from ghostkit.costs import evaluating
 from ghostkit.errors import GhostkitError
 from ghostkit.growth import layers
 from ghostkit.nn.ghost import GhostModule, SqueezeExcite

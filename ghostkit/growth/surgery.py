@@ -17,7 +17,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ghostkit.cost import evaluating
+from ghostkit.costs import evaluating
 from ghostkit.errors import GhostkitError
 from ghostkit.growth.channels import ChannelMap, is_channels_last, remapped
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_confusion_matrix
 
-from ghostkit.cost import evaluating
+from ghostkit.costs import evaluating
 
 __all__ = ["Scores", "cross_entropy", "evaluate"]
 

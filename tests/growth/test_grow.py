@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ghostkit import cost
+from ghostkit import costs
 from ghostkit.checkpoint import load, save
 from ghostkit.errors import GhostkitError
 from ghostkit.growth import AddBlock, AddBranch, AddIntrinsic, Edit, History, grow, history_of, rebuild, sites
@@ -109,10 +109,10 @@ def test_a_network_of_ones_own_has_no_recipe_to_be_rebuilt_from() -> None:
 
 def test_an_event_holds_what_the_live_network_costs_before_and_after(host: Callable) -> None:
     model, images, _ = host("small")
-    before = cost.params(model), cost.macs(model, images)
+    before = costs.params(model), costs.macs(model, images)
     event = grow(model, EDITS, probe=images)
     assert (event.params_before, event.macs_before) == before
-    assert (event.params_after, event.macs_after) == (cost.params(model), cost.macs(model, images))
+    assert (event.params_after, event.macs_after) == (costs.params(model), costs.macs(model, images))
     assert event.params_after > event.params_before
     assert event.macs_after > event.macs_before
     assert event.edits == tuple(EDITS)
@@ -125,7 +125,7 @@ def test_without_a_probe_only_parameters_are_counted(host: Callable) -> None:
     model, _, _ = host("small")
     event = grow(model, EDITS[0])
     assert (event.macs_before, event.macs_after, event.max_logit_change) == (None, None, None)
-    assert event.params_after == cost.params(model) > event.params_before
+    assert event.params_after == costs.params(model) > event.params_before
 
 
 def test_the_same_edits_on_the_same_network_give_the_same_weights_and_a_later_event_others(host: Callable) -> None:

@@ -153,6 +153,8 @@ def test_a_new_block_is_like_its_neighbour_and_passes_its_input_on(
     assert torch.equal(new(x), x)
     assert new.ghost1.out_channels == (hidden or block.ghost1.out_channels)
     assert (new.stride, new.ghost1.attention, new.se is None) == (1, block.ghost1.attention, block.se is None)
-    assert not new.get_submodule(bn).weight.any()
+    assert new.get_submodule(bn) is new.ghost2.primary_conv[1]
+    # All of the last BNs are held at zero: a ghost BN at one, fed with zeros, would multiply gradients by 300.
+    assert not any(layer.weight.any() for layer in new.ghost2.modules() if isinstance(layer, nn.BatchNorm2d))
     assert isinstance(new.get_submodule(conv), nn.Conv2d)
     assert list(new.ghost1.branches()) == list(block.ghost1.branches())

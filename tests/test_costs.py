@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from ghostkit import cost
-from ghostkit.cost import LatencyTable, LayerCost
+from ghostkit import costs
+from ghostkit.costs import LatencyTable, LayerCost
 from ghostkit.growth import AddBlock, AddBranch, grow
 from ghostkit.nn import GhostModule, build
 
@@ -19,8 +19,8 @@ NETWORKS = [("seedling", 12), ("ghostnet_050", 33), ("ghostnetv2_100", 40)]
 @pytest.mark.parametrize(("name", "side"), NETWORKS)
 def test_the_macs_of_a_network_are_those_of_its_layers(name: str, side: int) -> None:
     model, images = build(name, 5), torch.randn(3, 3, side, side)
-    layers = cost.layer_costs(model, images)
-    assert cost.macs(model, images) == sum(layer.macs for layer in layers.values()) > 0
+    layers = costs.layer_costs(model, images)
+    assert costs.macs(model, images) == sum(layer.macs for layer in layers.values()) > 0
     convolutions = [path for path, layer in model.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
     assert list(layers) == convolutions
 
@@ -33,13 +33,13 @@ def test_macs_and_parameters_are_those_of_the_arithmetic() -> None:
         nn.Flatten(),
         nn.Linear(8, 2),
     )
-    layers = cost.layer_costs(model, torch.zeros(2, 3, 8, 10))
+    layers = costs.layer_costs(model, torch.zeros(2, 3, 8, 10))
     assert [layer.macs for layer in layers.values()] == [216 * 20, 40 * 20, 16]
     assert [layer.params for layer in layers.values()] == [216, 48, 18]
     families = [layer.family for layer in layers.values()]
     assert families == ["dense 3x3 /2 4x5", "cheap 1x5 /1 4x5", "linear"]
-    assert cost.macs(model, torch.zeros(2, 3, 8, 10)) == 216 * 20 + 40 * 20 + 16
-    assert cost.params(model) == 216 + 48 + 18
+    assert costs.macs(model, torch.zeros(2, 3, 8, 10)) == 216 * 20 + 40 * 20 + 16
+    assert costs.params(model) == 216 + 48 + 18
 
 
 @pytest.mark.parametrize(
@@ -53,9 +53,9 @@ def test_macs_and_parameters_are_those_of_the_arithmetic() -> None:
 )
 def test_growth_costs_what_it_adds(edit: AddBranch, params: int, macs: int) -> None:
     model, images = nn.Sequential(GhostModule(3, 8), nn.Conv2d(8, 6, 1)), torch.randn(2, 3, 6, 6)
-    before = cost.params(model), cost.macs(model, images)
+    before = costs.params(model), costs.macs(model, images)
     grow(model, edit)
-    assert (cost.params(model) - before[0], cost.macs(model, images) - before[1]) == (params, macs)
+    assert (costs.params(model) - before[0], costs.macs(model, images) - before[1]) == (params, macs)
 
 
 @pytest.mark.parametrize("measure", [False, True])
@@ -64,7 +64,7 @@ def test_reading_the_cost_changes_nothing(measure: bool) -> None:
     model.blocks[0].eval()
     modes = [module.training for module in model.modules()]
     before, state = {key: value.clone() for key, value in model.state_dict().items()}, torch.get_rng_state()
-    found = cost.cost(model, torch.randn(2, 3, 8, 8), measure=measure, repeats=2)
+    found = costs.cost(model, torch.randn(2, 3, 8, 8), measure=measure, repeats=2)
     assert [module.training for module in model.modules()] == modes
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert not any(module._forward_hooks for module in model.modules())
@@ -75,7 +75,7 @@ def test_reading_the_cost_changes_nothing(measure: bool) -> None:
 def test_modes_come_back_even_if_a_pass_fails() -> None:
     model = build("seedling", 5).train()
     with pytest.raises(RuntimeError, match="channels"):
-        cost.macs(model, torch.randn(1, 2, 8, 8))
+        costs.macs(model, torch.randn(1, 2, 8, 8))
     assert all(module.training for module in model.modules())
     assert not any(module._forward_hooks for module in model.modules())
 
@@ -83,11 +83,11 @@ def test_modes_come_back_even_if_a_pass_fails() -> None:
 def test_memory_counts_every_tensor_and_grows_with_the_network() -> None:
     model, images = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)), torch.zeros(4, 1, 5, 5)
     stored = (18 + 2 + 4 * 2) * 4 + 8  # weights, biases and statistics in float32, and BN's counter
-    assert cost.cost(model, images, measure=False).memory == stored + 3 * 2 * 9 * 4  # two layers and the whole
+    assert costs.cost(model, images, measure=False).memory == stored + 3 * 2 * 9 * 4  # two layers and the whole
     seedling = build("seedling", 5)
-    before = cost.cost(seedling, torch.zeros(1, 3, 8, 8), measure=False)
+    before = costs.cost(seedling, torch.zeros(1, 3, 8, 8), measure=False)
     grow(seedling, AddBlock("blocks.0", "0"))
-    after = cost.cost(seedling, torch.zeros(1, 3, 8, 8), measure=False)
+    after = costs.cost(seedling, torch.zeros(1, 3, 8, 8), measure=False)
     assert after.memory > before.memory
 
 
