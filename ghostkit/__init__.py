@@ -26,6 +26,7 @@ _HOMES = {
     "sites": "ghostkit.growth.sites",
     "summary": "ghostkit.runs",
     "train": "ghostkit.trainer",
+    "train_all": "ghostkit.parallel",
 }
 
 __all__ = list(_HOMES)

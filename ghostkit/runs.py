@@ -177,6 +177,15 @@ class Run:
         if not (self.folder / "config.json").exists():
             raise GhostkitError(f"{str(folder)!r} holds no run: it has no config.json")
 
+    def __str__(self) -> str:
+        result = self.result
+        if not result:
+            return f"{self.folder.name}: not over yet"
+        return (
+            f"{self.folder.name}: test accuracy {result['accuracy']:.2%} after {result['steps']:,} steps, "
+            f"{result['params']:,} parameters, {result['macs']:,} MACs"
+        )
+
     @cached_property
     def config(self) -> RunConfig:
         """The configuration."""
