@@ -49,7 +49,7 @@ TINY: dict[str, Any] = {
 }
 RUNS: dict[str, dict[str, Any]] = {
     "sgd, at random": {"augment": "crop+flip", "where": "random", "how": "random"},
-    "adamw, by gain": {"optimizer": "adamw", "learning_rate": 0.01, "keep_checkpoints": 1},
+    "adamw, by gain": {"optimizer": "adamw", "learning_rate": 0.01, "share": 0.4, "keep_checkpoints": 1},
 }
 SEQUENCE = "E C  S S E G C  S S E C  S S E G C  S S E C  F".split()
 CLOCK = {"seconds", "clock", "milliseconds"}
@@ -517,6 +517,12 @@ def test_every_setting_trains_and_grows(changes, tmp_path):
     assert run.metrics["loss"].notna().all()
     assert set(run.candidates["kind"]) <= set(run.config.kinds)
     assert fresh_count(run.model()) == (run.result["params"], run.result["macs"])
+
+
+def test_every_epoch_comes_in_an_order_of_its_own():
+    still = {"learning_rate": 1e-30, "weight_decay": 0.0, "model_options": {"stages": TINY["model_options"]["stages"]}}
+    losses = [float(event.loss) for event in Trainer(config(when="never", **still)) if isinstance(event, StepDone)]
+    assert len(set(losses)) == 8  # the network stays as it is, but no batch comes twice
 
 
 def test_augmentation_reaches_the_network():
