@@ -13,6 +13,8 @@ from ghostkit.tasks.classification import Scores
 
 __all__ = ["CheckpointSaved", "Evaluated", "Event", "Finished", "Grown", "StepDone"]
 
+NAMED_EDITS = 2  # as many as fit into a line; the history has them all
+
 
 @dataclass(frozen=True)
 class StepDone:
@@ -52,8 +54,11 @@ class Grown:
 
     def __str__(self) -> str:
         event = self.event
-        what = ", ".join(map(str, event.edits)) or event.reason
-        return f"{event.progress:4.0%}  {'grew: ' if event.edits else ''}{what}"
+        if not event.edits:
+            return f"{event.progress:4.0%}  {event.reason}"
+        more = len(event.edits) - NAMED_EDITS
+        named = ", ".join(map(str, event.edits[:NAMED_EDITS])) + (f" and {more} more" if more > 0 else "")
+        return f"{event.progress:4.0%}  grew: {named}"
 
 
 @dataclass(frozen=True)

@@ -341,12 +341,12 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
         ]
     },
     **{
-        f"{name} {how.__name__}d": (
+        f"{name} {what}": (
             lambda folder, name=name, how=how: how(file_of(folder, name)),
             "was cut short or altered.*; use an earlier checkpoint",
         )
         for name in ("history.jsonl", "model.safetensors", "optimizer.safetensors")
-        for how in (alter, truncate)
+        for what, how in (("altered", alter), ("cut short", truncate))
     },
     "another network's weights": (
         lambda folder: replace_file(folder, "model.safetensors", checkpoint.tensor_bytes({"weight": torch.zeros(3)})),

@@ -78,8 +78,8 @@ def candidate_scores(candidates: pd.DataFrame, event: int | None = None, limit: 
         height=int(140 + 22 * len(rows)),
         title={"text": f"Candidates at growth event {event}{shown}"},
         barmode="overlay",
-        xaxis={"domain": [0, 0.475], "title": {"text": "predicted gain"}, **panel},
-        xaxis2={"domain": [0.525, 1], "title": {"text": "predicted gain per added MMAC"}, **panel},
+        xaxis={"domain": [0, 0.475], "title": {"text": "predicted gain (nats)"}, **panel},
+        xaxis2={"domain": [0.525, 1], "title": {"text": "predicted gain (nats per added MMAC)"}, **panel},
         yaxis={
             "range": [len(rows) - 0.4, -0.6],
             "tickvals": places,

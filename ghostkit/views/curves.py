@@ -45,7 +45,7 @@ def training_curves(metrics: pd.DataFrame, events: pd.DataFrame | None = None) -
         training_curves_text(metrics, events),
         height=560,
         xaxis={"title": {"text": "epoch"}, "anchor": "y4", "range": [-0.01 * span, 1.015 * span]},
-        yaxis2={"title": {"text": "loss per image"}, "domain": [0.615, 0.965], "rangemode": "tozero"},
+        yaxis2={"title": {"text": "loss (nats)"}, "domain": [0.615, 0.965], "rangemode": "tozero"},
         yaxis3={"title": {"text": "accuracy (%)"}, "domain": [0.225, 0.575]},
         yaxis4={"title": {"text": f"{unit}<br>per image"}, "domain": [0, 0.185], "rangemode": "tozero", "nticks": 4},
         # One invisible axis spans the three panels, for the lines that growth events draw through all of them.

@@ -16,7 +16,10 @@ def test_candidates_of_the_last_event_are_drawn_best_first_and_the_chosen_framed
 
 def test_candidate_axes_say_what_the_gain_is_divided_by(candidates):
     layout = views.candidate_scores(candidates).layout
-    assert [layout.xaxis.title.text, layout.xaxis2.title.text] == ["predicted gain", "predicted gain per added MMAC"]
+    assert [layout.xaxis.title.text, layout.xaxis2.title.text] == [
+        "predicted gain (nats)",
+        "predicted gain (nats per added MMAC)",
+    ]
 
 
 def test_kinds_that_are_not_there_stay_out_of_the_legend(candidates):

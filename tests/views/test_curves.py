@@ -10,7 +10,7 @@ EMPTY = pd.DataFrame()
 def test_the_curves_show_loss_accuracy_and_macs_with_their_units(metrics, events):
     layout = views.training_curves(metrics, events).layout
     titles = [layout[axis].title.text for axis in ("xaxis", "yaxis2", "yaxis3", "yaxis4")]
-    assert titles == ["epoch", "loss per image", "accuracy (%)", "kMAC<br>per image"]
+    assert titles == ["epoch", "loss (nats)", "accuracy (%)", "kMAC<br>per image"]
 
 
 def test_accuracy_is_drawn_in_percent(metrics):
