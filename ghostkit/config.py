@@ -40,7 +40,7 @@ class RunConfig(BaseModel):
     model_options: dict[str, Any] = Field(default_factory=dict, description="further arguments of ghostkit.build")
 
     # How it is trained.
-    epochs: float = Field(45.0, gt=0, description="passes over the training images; ignored when compute is set")
+    epochs: float = Field(40.0, gt=0, description="passes over the training images; ignored when compute is set")
     compute: float | None = Field(None, gt=0, description="stop at this many training MACs, scoring included")
     batch_size: int = Field(64, ge=2, description="images per step")
     optimizer: Literal["sgd", "adam", "adamw"] = Field("sgd", description="sgd carries momentum 0.9")
@@ -69,7 +69,7 @@ class RunConfig(BaseModel):
     budget_params: int | None = Field(None, gt=0, description="parameters that growth may not exceed")
     budget_macs: int | None = Field(None, gt=0, description="MACs per image that growth may not exceed")
     budget_milliseconds: float | None = Field(None, gt=0, description="measured latency that growth may not exceed")
-    budget_factor: float = Field(8.0, ge=1, description="when no budget is set: this many times the seedling's MACs")
+    budget_factor: float = Field(6.0, ge=1, description="when no budget is set: this many times the seedling's MACs")
     probe_samples: int = Field(512, ge=8, description="training images that candidates are scored on")
 
     # How it is run.

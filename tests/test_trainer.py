@@ -48,8 +48,8 @@ TINY: dict[str, Any] = {
     "device": "cpu",
 }
 RUNS: dict[str, dict[str, Any]] = {
-    "sgd, at random": {"augment": "crop+flip", "where": "random", "how": "random"},
-    "adamw, by gain": {"optimizer": "adamw", "learning_rate": 0.01, "share": 0.4, "keep_checkpoints": 1},
+    "sgd, at random": {"augment": "crop+flip", "where": "random", "how": "random", "share": 0.3},
+    "adamw, by gain": {"optimizer": "adamw", "learning_rate": 0.01, "keep_checkpoints": 1},
 }
 SEQUENCE = "E C  S S E G C  S S E C  S S E G C  S S E C  F".split()
 CLOCK = {"seconds", "clock", "milliseconds"}

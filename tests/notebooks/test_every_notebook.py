@@ -34,5 +34,5 @@ def test_papermill_sees_the_parameters_that_we_see(notebook):
 @each_notebook
 def test_a_parameter_means_what_it_means_in_a_configuration(notebook):
     declared = declared_parameters(notebook)
-    assert OF_NOTEBOOKS <= declared.keys()
+    assert declared.keys() >= OF_NOTEBOOKS
     RunConfig.parse({name: value for name, value in declared.items() if name not in OF_NOTEBOOKS})
