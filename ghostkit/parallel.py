@@ -26,6 +26,8 @@ def train_all(
 ) -> list[Run]:
     """Run several configurations to their ends, and return the runs in the order given.
 
+    In a script (not in a notebook), call it under ``if __name__ == "__main__":``, as new processes need.
+
     Args:
         runs: run folder -> configuration. A run that is over is not trained again, one that was cut short goes on.
         workers: runs at a time; when None, one for each CPU core, or one where there is a GPU to share.

@@ -48,7 +48,7 @@ TINY: dict[str, Any] = {
     "device": "cpu",
 }
 RUNS: dict[str, dict[str, Any]] = {
-    "sgd, at random": {"augment": "crop+flip", "where": "random", "how": "random", "share": 0.3},
+    "sgd, at random": {"augment": "crop+flip", "where": "random", "how": "random", "share": 0.2},
     "adamw, by gain": {"optimizer": "adamw", "learning_rate": 0.01, "keep_checkpoints": 1},
 }
 SEQUENCE = "E C  S S E G C  S S E C  S S E G C  S S E C  F".split()
@@ -231,6 +231,19 @@ def test_a_run_can_be_dropped_again_and_again(tmp_path):
                 break
     trainer = Trainer(settings, tmp_path)
     assert same(unbroken("sgd, at random"), outcome(tmp_path, trainer, [letter(event) for event in trainer]))
+
+
+def test_a_resumed_run_counts_its_room_from_its_seedling_and_measures_no_latency_again(tmp_path, monkeypatch):
+    first = Trainer(config(), tmp_path)
+    events = iter(first)
+    assert [letter(next(events)) for _ in range(7)] == SEQUENCE[:7]
+    latencies = dict(first.engine.latency.lines)
+    monkeypatch.setattr(engine_module.LatencyTable, "measure", lambda *_: None)
+    second = Trainer(config(), tmp_path)
+    assert second.engine.macs > first.engine.seedling["macs"]
+    assert second.engine.seedling == first.engine.seedling
+    assert second.engine.budget == first.engine.budget
+    assert second.engine.latency.lines == latencies
 
 
 def test_the_same_trainer_goes_on_where_a_checkpoint_left_it(tmp_path):
