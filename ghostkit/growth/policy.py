@@ -200,7 +200,7 @@ def ranking(frame: pd.DataFrame, policy: Policy, state: PolicyState, generator: 
     if policy.where in COST_OF:
         unit, least = COST_OF[policy.where]
         value = frame["gain"] / frame[unit].clip(lower=least)
-        return [int(row) for row in value.to_numpy().argsort(kind="stable")[::-1]]
+        return [int(row) for row in (-value).to_numpy().argsort(kind="stable")]
     if policy.where == "random":
         return torch.randperm(len(frame), generator=generator).tolist()
     # Round robin: the sites in a fixed order, behind the one that had its turn last; at a site, the best candidate.
