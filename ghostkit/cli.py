@@ -103,6 +103,8 @@ def run(
         from ghostkit.views import closing_table, table_text
 
         typer.echo(f"\n{table_text(closing_table(rows))}")
+    if summary := done.result.get("summary"):
+        typer.echo(f"\n{summary}")
 
 
 @app.command()

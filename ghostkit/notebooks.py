@@ -224,7 +224,8 @@ def publish(result: Mapping[str, Any]) -> None:
 
     Args:
         result: names and plain values; numpy's and torch's numbers and arrays are turned into numbers and lists.
-            `table`, a list of rows for :func:`ghostkit.views.closing_table`, is what `ghostkit run` prints.
+            `table`, a list of rows for :func:`ghostkit.views.closing_table`, and `summary`, a sentence, are what
+            `ghostkit run` prints.
 
     Raises:
         GhostkitError: if a value is nothing that JSON can hold.

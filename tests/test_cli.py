@@ -101,7 +101,8 @@ def test_the_other_options_are_passed_on(here, calls):
 
 def test_run_prints_where_the_results_are_and_the_closing_table(here):
     rows = [{"network": "seedling", "params": 1000, "accuracy": 0.5}, {"network": "grown", "accuracy": 0.75}]
-    path = write_notebook(here / "a.ipynb", f"from ghostkit.notebooks import publish\npublish({{'table': {rows}}})")
+    source = f"from ghostkit.notebooks import publish\npublish({{'table': {rows}, 'summary': 'it was worth it'}})"
+    path = write_notebook(here / "a.ipynb", source)
     result = invoke("run", path, "-p", "epochs", "1")
     assert result.exit_code == 0
     for line in ("notebook  runs/a-1/a.ipynb", "result    runs/a-1/result.json", "report    runs/a-1/a.html"):
@@ -109,6 +110,7 @@ def test_run_prints_where_the_results_are_and_the_closing_table(here):
         assert (here / line.split()[-1]).is_file()
     assert "seedling" in result.stdout
     assert "75.00 %" in result.stdout
+    assert result.stdout.endswith("it was worth it\n")
 
 
 @pytest.mark.parametrize(
