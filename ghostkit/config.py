@@ -40,7 +40,7 @@ class RunConfig(BaseModel):
     model_options: dict[str, Any] = Field(default_factory=dict, description="further arguments of ghostkit.build")
 
     # How it is trained.
-    epochs: float = Field(40.0, gt=0, description="passes over the training images; ignored when compute is set")
+    epochs: float = Field(36.0, gt=0, description="passes over the training images; ignored when compute is set")
     compute: float | None = Field(None, gt=0, description="stop at this many training MACs, scoring included")
     batch_size: int = Field(64, ge=2, description="images per step")
     optimizer: Literal["sgd", "adam", "adamw"] = Field("sgd", description="sgd carries momentum 0.9")

@@ -10,7 +10,7 @@ import pytest
 README = (Path(__file__).parents[1] / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
-SHORTER = {"epochs=40": "epochs=1, train_samples=128, test_samples=64"}
+SHORTER = {"epochs=36": "epochs=1, train_samples=128, test_samples=64"}
 
 
 def test_the_readme_opens_with_a_picture_that_is_there():
