@@ -8,7 +8,7 @@ timing anything again.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from statistics import median
@@ -41,6 +41,10 @@ class Cost:
 def params(host: nn.Module) -> int:
     """Return the number of learnable parameters."""
     return sum(parameter.numel() for parameter in host.parameters())
+
+
+# Forward, backward to inputs, backward to weights: a training pass costs three times the forward's MACs.
+TRAINING_PASS = 3.0
 
 
 @contextmanager
@@ -194,6 +198,13 @@ class LatencyTable:
         """Return the predicted milliseconds of one layer; its family must have been measured."""
         overhead, slope = self.lines[layer.family]
         return overhead + slope * layer.macs
+
+    def total(self, layers: Iterable[LayerCost], device: torch.device | str = "cpu") -> float:
+        """Return the predicted milliseconds of ``layers`` together; families that the table lacks are measured."""
+        layers = list(layers)
+        for layer in layers:
+            self.measure(layer.family, device)
+        return sum(self.milliseconds(layer) for layer in layers)
 
     def measure(self, family: str, device: torch.device | str = "cpu", repeats: int = 15) -> None:
         """Measure ``family`` unless the table has it already."""

@@ -61,10 +61,7 @@ class Engine:
     def costs(self) -> dict[str, float]:
         """Return what the network costs now, in the units of a budget."""
         image = self.probe[0][:1]
-        layers = layer_costs(self.model, image).values()
-        for layer in layers:
-            self.latency.measure(layer.family, image.device)
-        milliseconds = sum(self.latency.milliseconds(layer) for layer in layers)
+        milliseconds = self.latency.total(layer_costs(self.model, image).values(), image.device)
         return {"params": self.params, "macs": self.macs, "milliseconds": milliseconds}
 
     def candidates(self) -> pd.DataFrame:

@@ -28,7 +28,7 @@ from ghostkit.checkpoint import load
 from ghostkit.config import RunConfig
 from ghostkit.errors import GhostkitError
 from ghostkit.files import write_atomically
-from ghostkit.growth.grow import rebuild
+from ghostkit.growth.grow import rebuild, regrow
 from ghostkit.growth.history import History, json_lines
 
 __all__ = ["Run", "RunFolder", "summary"]
@@ -279,16 +279,17 @@ def summary(network: str, runs: Sequence[Run]) -> dict[str, Any]:
 def architecture(history: History, last: int) -> pd.DataFrame:
     """Return the network after event ``last`` of ``history``, with the events at which each block came and changed."""
     example = None if history.image is None else torch.zeros(1, *history.image)
-    frames = []
-    for event in range(last + 1):
-        model = rebuild(replace(history, events=history.events[:event]))
+    model = rebuild(replace(history, events=[]))
+    frames = [describe(model, example).set_index("block")]
+    for event in history.events[:last]:
+        regrow(model, replace(history, events=[event]))
         frames.append(describe(model, example).set_index("block"))
     frame = frames[-1]
     frame["born"] = [next(e for e, earlier in enumerate(frames) if block in earlier.index) for block in frame.index]
     frame["grown"] = 0
-    for event in range(1, last + 1):
-        before, after = frames[event - 1], frames[event]
+    for number in range(1, last + 1):
+        before, after = frames[number - 1], frames[number]
         shared = after.index.intersection(before.index)
         changed = shared[after.loc[shared, "params"].to_numpy() != before.loc[shared, "params"].to_numpy()]
-        frame.loc[[block for block in changed if block in frame.index], "grown"] = event
+        frame.loc[[block for block in changed if block in frame.index], "grown"] = number
     return frame.reset_index()

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ghostkit.checkpoint import load, load_state, save
 from ghostkit.config import RunConfig
-from ghostkit.costs import LatencyTable, evaluating, latency, macs
+from ghostkit.costs import TRAINING_PASS, LatencyTable, evaluating, latency, macs
 from ghostkit.data import ImageData, Split, batch_count, batches
 from ghostkit.data import load as load_data
 from ghostkit.engine import Engine
@@ -232,8 +232,7 @@ class Trainer:
         progress = self.progress
         progress.step += 1
         progress.batch += 1
-        # Forward, and backward to inputs and to weights: three times the forward's MACs.
-        progress.compute += 3.0 * self.engine.macs * len(images)
+        progress.compute += TRAINING_PASS * self.engine.macs * len(images)
         progress.losses += value * len(images)
         progress.images += len(images)
         return loss.detach()

@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from ghostkit.costs import LatencyTable, LayerCost, layer_costs, macs, output_shapes
+from ghostkit.costs import TRAINING_PASS, LatencyTable, LayerCost, layer_costs, macs, output_shapes
 from ghostkit.errors import GhostkitError
 from ghostkit.growth.edits import (
     INITS,
@@ -30,7 +30,7 @@ from ghostkit.growth.edits import (
 )
 from ghostkit.growth.gain import Probe, fisher_gain, per_sample_gradient, raw_gain, residual
 from ghostkit.growth.kernels import best_branch, best_intrinsic
-from ghostkit.growth.layers import default_rows
+from ghostkit.growth.layers import default_rows, reader
 from ghostkit.growth.sites import Site, sites
 from ghostkit.growth.surgery import Surgery
 from ghostkit.nn.ghost import GhostBottleneck, GhostModule
@@ -160,8 +160,8 @@ def backward(model: nn.Module, images: Any, targets: Any, loss: Loss) -> None:
 
 
 def training_macs(model: nn.Module, images: Any) -> float:
-    """Return the MACs of one forward and backward pass, three times the forward's."""
-    return 3.0 * macs(model, images) * len(images)
+    """Return the MACs of one forward and backward pass."""
+    return TRAINING_PASS * macs(model, images) * len(images)
 
 
 @dataclass
@@ -171,11 +171,6 @@ class Seen:
     x: Tensor
     intrinsic: Tensor
     deltas: list[Tensor]
-
-
-def reader(consumer: nn.Module) -> nn.Module:
-    """Return the layer whose weights read a consumer's input (of a ghost module, the primary convolution)."""
-    return consumer.primary if isinstance(consumer, GhostModule) else consumer
 
 
 def ghost_module(model: nn.Module, site: Site) -> GhostModule:
@@ -390,11 +385,6 @@ class Ledger:
         return Added(
             macs=sum(layer.macs for layer in after.values()) - sum(layer.macs for layer in before.values()),
             params=total,
-            milliseconds=self.milliseconds(after.values()) - self.milliseconds(before.values()),
+            milliseconds=self.latency.total(after.values(), self.example.device)
+            - self.latency.total(before.values(), self.example.device),
         )
-
-    def milliseconds(self, layers: Iterable[LayerCost]) -> float:
-        """Return the predicted milliseconds of ``layers`` together."""
-        for layer in layers:
-            self.latency.measure(layer.family, self.example.device)
-        return sum(self.latency.milliseconds(layer) for layer in layers)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ghostkit.errors import GhostkitError
 from ghostkit.growth import sites as growth_sites
 from ghostkit.growth.channels import FRESH, ChannelMap
-from ghostkit.growth.layers import default_rows, identity_like, widen_in, widen_out
+from ghostkit.growth.layers import default_rows, identity_like, reader, widen_in, widen_out
 from ghostkit.growth.sites import Site
 from ghostkit.growth.surgery import Surgery
 from ghostkit.nn.ghost import CheapOperation, GhostModule
@@ -320,19 +320,13 @@ def widen_around(host: nn.Module, site: Site, module: GhostModule, output: Chann
         widen_in(host.get_submodule(path), output, surgery)
 
 
-def reading_weight(consumer: nn.Module) -> Tensor:
-    """Return the weight (out, in, ...) by which a consumer reads (of a ghost module, the primary convolution's)."""
-    layer = consumer.primary if isinstance(consumer, GhostModule) else consumer
-    return cast(Tensor, layer.weight)
-
-
 def outgoing_norms(host: nn.Module, site: Site, module: GhostModule) -> Tensor:
     """Return the norm of what the consumers make of each output channel, zero for those that are cut off (total,)."""
     total = module.intrinsic_channels + sum(operation.ghosts for _, operation in module.operations())
     norms = torch.zeros(total, dtype=torch.float64)
     for path in site.consumers:
         consumer = host.get_submodule(path)
-        weight = reading_weight(consumer).detach().double().cpu()
+        weight = cast(Tensor, reader(consumer).weight).detach().double().cpu()
         columns = weight.transpose(0, 1).reshape(module.out_channels, -1)  # a flattened layer has several a channel
         norms[: module.out_channels] += columns.square().sum(1)
     return norms.sqrt()

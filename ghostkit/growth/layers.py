@@ -85,6 +85,11 @@ def knows(rules: Any, layer: nn.Module) -> bool:
     return rules.dispatch(type(layer)) is not rules.dispatch(object)
 
 
+def reader(consumer: nn.Module) -> nn.Module:
+    """Return the layer whose weight reads a consumer's input (of a ghost module, the primary convolution)."""
+    return consumer.primary if isinstance(consumer, GhostModule) else consumer
+
+
 def default_rows(weight: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """Return ``count`` random rows (count, ...) for ``weight``, distributed as PyTorch starts a convolution."""
     bound = max(weight[0].numel(), 1) ** -0.5
