@@ -11,8 +11,16 @@ _HOMES = {
     "AddBlock": "ghostkit.growth.edits",
     "AddBranch": "ghostkit.growth.edits",
     "AddIntrinsic": "ghostkit.growth.edits",
+    "AddLink": "ghostkit.growth.edits",
+    "DeepenBranches": "ghostkit.growth.edits",
     "GhostkitError": "ghostkit.errors",
     "GrowthEvent": "ghostkit.growth.history",
+    "NarrowStage": "ghostkit.growth.edits",
+    "RemoveBlock": "ghostkit.growth.edits",
+    "RemoveBranch": "ghostkit.growth.edits",
+    "RemoveIntrinsic": "ghostkit.growth.edits",
+    "RemoveLayer": "ghostkit.growth.edits",
+    "RemoveLink": "ghostkit.growth.edits",
     "Run": "ghostkit.runs",
     "RunConfig": "ghostkit.config",
     "Trainer": "ghostkit.trainer",
@@ -24,9 +32,11 @@ _HOMES = {
     "rebuild": "ghostkit.growth.grow",
     "save": "ghostkit.checkpoint",
     "sites": "ghostkit.growth.sites",
+    "WidenStage": "ghostkit.growth.edits",
     "summary": "ghostkit.runs",
     "train": "ghostkit.trainer",
     "train_all": "ghostkit.parallel",
+    "undo": "ghostkit.growth.undo",
 }
 
 __all__ = list(_HOMES)

@@ -9,3 +9,7 @@ __all__ = ["GhostkitError"]
 
 class GhostkitError(Exception):
     """Something that the user gave cannot be used; the message quotes it and says what was expected."""
+
+
+class ProbeError(GhostkitError):
+    """The probe batch cannot tell what should grow; an engine then records that it did not."""

@@ -53,6 +53,16 @@ class ChannelMap:
         """(new,) mask of the channels that did not exist before."""
         return self.source < 0
 
+    @classmethod
+    def without(cls, gone: Sequence[int], before: int) -> ChannelMap:
+        """Return the map that leaves out the channels ``gone``."""
+        return cls.of([channel for channel in range(before) if channel not in set(gone)], before)
+
+    def behind(self, new: int, old: int) -> ChannelMap:
+        """Return the map of the channels behind the first ``new``, which were those behind the first ``old``."""
+        source = torch.where(self.fresh, FRESH, self.source - old)[new:]
+        return ChannelMap(source, self.share[new:], self.before - old)
+
     def repeated(self, times: int) -> ChannelMap:
         """Return the map of a flattened layer, in which every channel holds ``times`` values."""
         offset = torch.arange(times)

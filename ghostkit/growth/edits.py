@@ -1,35 +1,46 @@
-"""The edits: what one change at a site is, as plain data, and how it is taken down as surgery.
+"""The edits: what one change at a site is, as plain data.
 
 An edit is a frozen dataclass that JSON can hold. It may also carry tensors that its candidate found (a kernel, the
-weights of a block); these are not stored, and without them new weights are drawn at random.
+weights of a block); these are not stored, and without them new weights are drawn at random. What an edit does to a host
+is taken down by :func:`take_down`, whose cases live in :mod:`ghostkit.growth.width` and :mod:`ghostkit.growth.depth`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import singledispatch
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from ghostkit.errors import GhostkitError
-from ghostkit.growth import sites as growth_sites
-from ghostkit.growth.channels import FRESH, ChannelMap
-from ghostkit.growth.layers import default_rows, identity_like, reader, widen_in, widen_out
 from ghostkit.growth.sites import Site
 from ghostkit.growth.surgery import Surgery
-from ghostkit.nn.ghost import CheapOperation, GhostModule
 
-__all__ = ["AddBlock", "AddBranch", "AddIntrinsic", "Edit", "edit_from_json", "edit_to_json", "take_down"]
+__all__ = [
+    "AddBlock",
+    "AddBranch",
+    "AddIntrinsic",
+    "AddLink",
+    "DeepenBranches",
+    "Edit",
+    "NarrowStage",
+    "RemoveBlock",
+    "RemoveBranch",
+    "RemoveIntrinsic",
+    "RemoveLayer",
+    "RemoveLink",
+    "WidenStage",
+    "edit_from_json",
+    "edit_to_json",
+    "take_down",
+]
 
-# Share of a split channel that stays with the original. Not a half: two exact copies with equal outgoing weights would
-# get equal gradients for ever (Net2Net breaks the tie by noise, which would not keep the function).
-ALPHA = 0.4
-
-INITS = ("svd", "random", "split")
+WIDTH_INITS = ("svd", "gradmax", "random", "split")
+LAYER_INITS = ("svd", "random")
+BLOCK_INITS = ("random", "clone")
 Tensors = Mapping[str, Tensor] | None
 
 
@@ -40,11 +51,13 @@ class AddBranch:
     Args:
         site: id of a width site.
         kernel_size: side of the new branch's depthwise convolution, odd, in pixels.
-        init: how its weights start: ``"svd"``, ``"random"``, or ``"split"`` (copy one and share out what it feeds).
+        init: how its weights start: ``"svd"``, ``"gradmax"``, ``"random"``, or ``"split"`` (copy one and share out what
+            it feeds).
         tensors: ``{"rows": (intrinsic, 1, k, k)}``, where a candidate found them.
     """
 
     kind: ClassVar[str] = "branch"
+    inits: ClassVar[tuple[str, ...]] = WIDTH_INITS
 
     site: str
     kernel_size: int = 3
@@ -62,11 +75,12 @@ class AddIntrinsic:
     Args:
         site: id of a width site.
         channels: intrinsic maps to add.
-        init: how their weights start: ``"svd"``, ``"random"`` or ``"split"``.
+        init: how their weights start: ``"svd"``, ``"gradmax"``, ``"random"`` or ``"split"``.
         tensors: ``{"rows": (channels, in_channels, k, k)}``, where a candidate found them.
     """
 
     kind: ClassVar[str] = "intrinsic"
+    inits: ClassVar[tuple[str, ...]] = WIDTH_INITS
 
     site: str
     channels: int = 1
@@ -78,6 +92,29 @@ class AddIntrinsic:
 
 
 @dataclass(frozen=True)
+class WidenStage:
+    """More channels in a whole residual stream, in all that write into it and read from it: width.
+
+    Args:
+        site: id of a stream site.
+        channels: channels to add; where ghost modules write into the stream, a multiple of their ratio.
+        init: how their weights start: ``"svd"``, ``"gradmax"``, ``"random"`` or ``"split"``.
+        tensors: path of each producer -> rows (new, in_channels, k, k) of its convolution, where a candidate found them.
+    """
+
+    kind: ClassVar[str] = "stage"
+    inits: ClassVar[tuple[str, ...]] = WIDTH_INITS
+
+    site: str
+    channels: int = 2
+    init: str = "random"
+    tensors: Tensors = field(default=None, compare=False, repr=False)
+
+    def __str__(self) -> str:
+        return f"WidenStage({self.site}, +{self.channels})"
+
+
+@dataclass(frozen=True)
 class AddBlock:
     """One more residual block in a row of blocks: depth.
 
@@ -85,22 +122,201 @@ class AddBlock:
         site: id of a depth site, the row.
         after: name of the block in the row that the new one stands behind.
         hidden: channels in the new block's middle; as many as the block before it has when None.
+        init: how its weights start: ``"random"``, or ``"clone"`` (those of the block before it, where they fit).
         tensors: the new block's state dict, where a candidate scored it.
     """
 
     kind: ClassVar[str] = "block"
+    inits: ClassVar[tuple[str, ...]] = BLOCK_INITS
 
     site: str
     after: str
     hidden: int | None = None
+    init: str = "random"
     tensors: Tensors = field(default=None, compare=False, repr=False)
 
     def __str__(self) -> str:
         return f"AddBlock({self.site}, after {self.after})"
 
 
-Edit = AddBranch | AddIntrinsic | AddBlock
-KINDS: dict[str, type[Edit]] = {"AddBranch": AddBranch, "AddIntrinsic": AddIntrinsic, "AddBlock": AddBlock}
+@dataclass(frozen=True)
+class DeepenBranches:
+    """One more cheap residual layer over a ghost module's ghost maps: depth of the sub-modules.
+
+    Args:
+        site: id of a width site.
+        kernel_size: side of the layer's depthwise convolution, odd, in pixels.
+        init: how its weights start: ``"svd"`` or ``"random"``.
+        tensors: ``{"rows": (ghosts, 1, k, k)}``, where a candidate found them.
+    """
+
+    kind: ClassVar[str] = "layer"
+    inits: ClassVar[tuple[str, ...]] = LAYER_INITS
+
+    site: str
+    kernel_size: int = 3
+    init: str = "random"
+    tensors: Tensors = field(default=None, compare=False, repr=False)
+
+    def __str__(self) -> str:
+        return f"DeepenBranches({self.site}, {self.kernel_size}x{self.kernel_size})"
+
+
+@dataclass(frozen=True)
+class AddLink:
+    """One cross-layer link between two ghost modules of a stage.
+
+    Args:
+        source: id of the width site whose pooled intrinsic maps are read.
+        target: id of a later block's width site in the same stage, whose ghost maps are added to.
+    """
+
+    kind: ClassVar[str] = "link"
+    inits: ClassVar[tuple[str, ...]] = ()
+
+    source: str
+    target: str
+
+    @property
+    def site(self) -> str:
+        """The place that grows: the target."""
+        return self.target
+
+    def __str__(self) -> str:
+        return f"AddLink({self.source} to {self.target})"
+
+
+@dataclass(frozen=True)
+class RemoveBranch:
+    """One parallel branch less.
+
+    Args:
+        site: id of a width site.
+        kernel_size: side of the branch's depthwise convolution, in pixels.
+        branch: its number among the branches of that kernel size, from 0.
+    """
+
+    kind: ClassVar[str] = "remove branch"
+
+    site: str
+    kernel_size: int
+    branch: int
+
+    def __str__(self) -> str:
+        return f"RemoveBranch({self.site}, {self.kernel_size}x{self.kernel_size} number {self.branch})"
+
+
+@dataclass(frozen=True)
+class RemoveIntrinsic:
+    """Fewer intrinsic maps in a ghost module, and none of their ghosts.
+
+    Args:
+        site: id of a width site.
+        maps: numbers of the intrinsic maps to remove, from 0.
+    """
+
+    kind: ClassVar[str] = "remove intrinsic"
+
+    site: str
+    maps: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"RemoveIntrinsic({self.site}, {', '.join(map(str, self.maps))})"
+
+
+@dataclass(frozen=True)
+class NarrowStage:
+    """Fewer channels in a whole residual stream.
+
+    Args:
+        site: id of a stream site.
+        maps: numbers of the channels to remove, from 0; where ghost modules write into the stream, of the intrinsic
+            maps among them, whose ghosts go along.
+    """
+
+    kind: ClassVar[str] = "narrow stage"
+
+    site: str
+    maps: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"NarrowStage({self.site}, {', '.join(map(str, self.maps))})"
+
+
+@dataclass(frozen=True)
+class RemoveBlock:
+    """One residual block less in a row of blocks.
+
+    Args:
+        site: id of a depth site, the row.
+        block: name of the block.
+    """
+
+    kind: ClassVar[str] = "remove block"
+
+    site: str
+    block: str
+
+    def __str__(self) -> str:
+        return f"RemoveBlock({self.site}, {self.block})"
+
+
+@dataclass(frozen=True)
+class RemoveLayer:
+    """One cheap residual layer less over a ghost module's ghost maps.
+
+    Args:
+        site: id of a width site.
+        layer: name of the layer among the module's ``deeper_layers``.
+    """
+
+    kind: ClassVar[str] = "remove layer"
+
+    site: str
+    layer: str
+
+    def __str__(self) -> str:
+        return f"RemoveLayer({self.site}, {self.layer})"
+
+
+@dataclass(frozen=True)
+class RemoveLink:
+    """One cross-layer link less.
+
+    Args:
+        source: id of the width site that is read.
+        target: id of the width site that is added to.
+    """
+
+    kind: ClassVar[str] = "remove link"
+
+    source: str
+    target: str
+
+    @property
+    def site(self) -> str:
+        """The place that changes: the target."""
+        return self.target
+
+    def __str__(self) -> str:
+        return f"RemoveLink({self.source} to {self.target})"
+
+
+Growth = AddBranch | AddIntrinsic | WidenStage | AddBlock | DeepenBranches | AddLink
+Removal = RemoveBranch | RemoveIntrinsic | NarrowStage | RemoveBlock | RemoveLayer | RemoveLink
+Edit = Growth | Removal
+GROWTH: tuple[type[Growth], ...] = (AddBranch, AddIntrinsic, WidenStage, AddBlock, DeepenBranches, AddLink)
+REMOVAL: tuple[type[Removal], ...] = (
+    RemoveBranch,
+    RemoveIntrinsic,
+    NarrowStage,
+    RemoveBlock,
+    RemoveLayer,
+    RemoveLink,
+)
+EDITS: dict[str, type[Edit]] = {edit.__name__: edit for edit in (*GROWTH, *REMOVAL)}
+KINDS: tuple[str, ...] = tuple(edit.kind for edit in GROWTH)
+INITS: tuple[str, ...] = (*WIDTH_INITS, "clone")
 
 
 def edit_to_json(edit: Edit) -> dict[str, Any]:
@@ -117,26 +333,21 @@ def edit_from_json(values: Mapping[str, Any]) -> Edit:
     """
     arguments = dict(values)
     name = arguments.pop("edit", None)
-    if name not in KINDS:
-        raise GhostkitError(f"unknown edit {name!r}; known are {', '.join(KINDS)}")
-    types = {f.name: f.type for f in fields(KINDS[name]) if f.name != "tensors"}
+    if name not in EDITS:
+        raise GhostkitError(f"unknown edit {name!r}; known are {', '.join(EDITS)}")
+    types = {f.name: f.type for f in fields(EDITS[name]) if f.name != "tensors"}
     for key, value in arguments.items():
         expected = types.get(key, "no such argument")
-        if type(value).__name__ not in expected.replace("None", "NoneType").split(" | "):
+        if expected == "tuple[int, ...]":
+            if not isinstance(value, list | tuple) or not all(type(number) is int for number in value):
+                raise GhostkitError(f"{name} in a history has {key}={value!r}; expected a list of whole numbers")
+            arguments[key] = tuple(value)
+        elif type(value).__name__ not in expected.replace("None", "NoneType").split(" | "):
             raise GhostkitError(f"{name} in a history has {key}={value!r}; expected {expected}")
     try:
-        return KINDS[name](**arguments)
+        return EDITS[name](**arguments)
     except TypeError as error:
         raise GhostkitError(f"{name} in a history: {error}") from None
-
-
-@contextmanager
-def drawing_from(generator: torch.Generator) -> Iterator[None]:
-    """Let PyTorch's own initialisers draw from ``generator``, and leave the global random state as it was."""
-    seed = int(torch.randint(2**62, (), generator=generator))
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed accelerators as well
-        yield
 
 
 @singledispatch
@@ -152,203 +363,26 @@ def take_down(edit: Edit, host: nn.Module, known: list[Site], generator: torch.G
     Raises:
         GhostkitError: if the site does not exist, or the edit does not fit it.
     """
-    raise GhostkitError(f"{edit!r} is no edit; known are {', '.join(KINDS)}")
+    raise GhostkitError(f"{edit!r} is no edit; known are {', '.join(EDITS)}")
 
 
-def width_site(edit: AddBranch | AddIntrinsic, host: nn.Module, known: list[Site]) -> tuple[Site, GhostModule]:
-    """Return the edit's site and its ghost module, after checking the edit's arguments."""
-    site = growth_sites.pick(known, edit.site)
-    module = host.get_submodule(site.id)
-    if site.axis != "width" or not isinstance(module, GhostModule):
-        raise GhostkitError(f"{edit}: {edit.site!r} is a {site.axis} site; only a ghost module can take this edit")
-    if edit.init not in INITS:
-        raise GhostkitError(f"{edit}: unknown init {edit.init!r}; expected one of {', '.join(INITS)}")
-    return site, module
+def check_init(edit: Growth) -> None:
+    """Raise a GhostkitError unless the edit's init is one that its kind knows."""
+    init = getattr(edit, "init", None)
+    if edit.inits and init not in edit.inits:
+        raise GhostkitError(f"{edit}: unknown init {init!r}; expected one of {', '.join(edit.inits)}")
 
 
-def found_rows(edit: AddBranch | AddIntrinsic, shape: tuple[int, ...]) -> Tensor | None:
-    """Return the rows that the edit carries, if any.
+def found_tensor(edit: Edit, name: str, shape: tuple[int, ...]) -> Tensor | None:
+    """Return the tensor ``name`` that the edit carries, if any.
 
     Raises:
-        GhostkitError: if they are of another shape.
+        GhostkitError: if it is of another shape.
     """
-    if edit.tensors is None:
+    tensors = getattr(edit, "tensors", None)
+    if tensors is None or name not in tensors:
         return None
-    rows = edit.tensors["rows"]
-    if tuple(rows.shape) != shape:
-        raise GhostkitError(f"{edit} carries weights of shape {tuple(rows.shape)}, this site needs {shape}")
+    rows = tensors[name]
+    if tuple(rows.shape) != tuple(shape):
+        raise GhostkitError(f"{edit} carries weights of shape {tuple(rows.shape)}, this site needs {tuple(shape)}")
     return rows
-
-
-@take_down.register
-def _(edit: AddBranch, host: nn.Module, known: list[Site], generator: torch.Generator) -> Surgery:
-    site, module = width_site(edit, host, known)
-    side, intrinsic = edit.kernel_size, module.intrinsic_channels
-    if side < 1 or side % 2 == 0:
-        raise GhostkitError(f"{edit}: kernel_size={side} must be odd and positive")
-    rows = found_rows(edit, (intrinsic, 1, side, side))
-    surgery = Surgery(host, generator)
-    parts: dict[str, ChannelMap] = {}
-    for name, operation in module.operations():
-        old = operation.branches
-        if operation.kernel_size != side:
-            continue
-        grown = torch.full((intrinsic, old + 1), FRESH)
-        grown[:, :old] = torch.arange(intrinsic * old).view(intrinsic, old)
-        share = (grown >= 0).double()
-        if edit.init == "split":
-            source = most_used_branch(host, site, module, name)
-            grown[:, old] = grown[:, source]
-            share[:, source], share[:, old] = ALPHA, 1 - ALPHA
-        parts[name] = ChannelMap.of(grown.flatten(), operation.ghosts, share.flatten())
-        take_down_operation(operation, parts[name], surgery, rows, groups=intrinsic)
-    if parts:
-        output = output_map(module, parts)
-    elif edit.init == "split":
-        raise GhostkitError(f"{edit}: there is no {side}x{side} branch to split; use init='random' or 'svd'")
-    else:
-        with drawing_from(generator):
-            operation = CheapOperation(intrinsic, 1, side, module.activation)
-        if rows is not None:
-            operation.conv.weight.data = rows.to(operation.conv.weight.dtype)
-        surgery.insert(module.further_operations, str(side), operation, input_of=module.primary_conv)
-        output = output_map(module, {}, appended=intrinsic)
-    widen_around(host, site, module, output, surgery)
-    return surgery
-
-
-@take_down.register
-def _(edit: AddIntrinsic, host: nn.Module, known: list[Site], generator: torch.Generator) -> Surgery:
-    site, module = width_site(edit, host, known)
-    if edit.channels < 1:
-        raise GhostkitError(f"{edit}: channels={edit.channels} must be at least 1")
-    conv, old = module.primary, module.intrinsic_channels
-    rows = found_rows(edit, (edit.channels, *conv.weight.shape[1:]))
-    source = torch.cat([torch.arange(old), torch.full((edit.channels,), FRESH)])
-    share = (source >= 0).double()
-    if edit.init == "split":
-        if edit.channels > old:
-            raise GhostkitError(f"{edit}: only {old} intrinsic maps are there to split")
-        chosen = most_used_intrinsic(host, site, module, edit.channels)
-        source[old:] = chosen
-        share[chosen], share[old:] = ALPHA, 1 - ALPHA
-    intrinsic = ChannelMap.of(source, old, share)
-    surgery = Surgery(host, generator)
-    widen_out(conv, intrinsic, surgery, rows)
-    widen_out(module.primary_conv[1], intrinsic, surgery)
-    parts = {"primary_conv": intrinsic}
-    for name, operation in module.operations():
-        # Group-major: the ghosts of the new maps stand behind all the others.
-        parts[name] = intrinsic.repeated(operation.branches)
-        take_down_operation(operation, parts[name], surgery, None, groups=intrinsic.size)
-    widen_around(host, site, module, output_map(module, parts), surgery)
-    return surgery
-
-
-@take_down.register
-def _(edit: AddBlock, host: nn.Module, known: list[Site], generator: torch.Generator) -> Surgery:
-    site = growth_sites.pick(known, edit.site)
-    if site.axis != "depth":
-        raise GhostkitError(f"{edit}: {edit.site!r} is a {site.axis} site; a block goes into a row of blocks")
-    if edit.after not in site.blocks:
-        raise GhostkitError(f"{edit}: no block {edit.after!r} in {edit.site!r}; it has {', '.join(site.blocks)}")
-    row = host.get_submodule(site.id)
-    if edit.hidden is not None and edit.hidden < 1:
-        raise GhostkitError(f"{edit}: hidden={edit.hidden} must be at least 1")
-    before = row.get_submodule(edit.after)
-    with drawing_from(generator):
-        block, wakes_from = identity_like(before, edit.hidden)
-    if edit.tensors is not None:
-        try:
-            block.load_state_dict(dict(edit.tensors))
-        except RuntimeError as error:
-            raise GhostkitError(f"{edit} carries the weights of another block: {error}") from None
-    surgery = Surgery(host, generator)
-    number = 1 + max((int(name[1:]) for name in site.blocks if name[:1] == "g" and name[1:].isdigit()), default=0)
-    surgery.insert(row, f"g{number}", block, input_of=before, after=edit.after, wakes_from=wakes_from)
-    return surgery
-
-
-def take_down_operation(
-    operation: CheapOperation, channels: ChannelMap, surgery: Surgery, rows: Tensor | None, groups: int
-) -> None:
-    """Take down that a cheap operation's outputs follow ``channels``, with ``groups`` intrinsic maps to read."""
-    conv, bn = operation.conv, operation.bn
-    if rows is None:
-        rows = default_rows(conv.weight, int(channels.fresh.sum()), surgery.generator)
-    fresh = rows if bool(channels.fresh.any()) else 0.0
-    surgery.remap(conv, "weight", 0, channels, fresh)
-    for name, value in (("in_channels", groups), ("groups", groups), ("out_channels", channels.size)):
-        surgery.assign(conv, name, value)
-    widen_out(bn, channels, surgery)
-
-
-def output_map(module: GhostModule, parts: Mapping[str, ChannelMap], appended: int = 0) -> ChannelMap:
-    """Return the map of a ghost module's output, from the maps of its parts.
-
-    Ghost maps that were computed but cut off (an odd output, say) come into use: to consumers they are fresh.
-
-    Args:
-        module: the ghost module before the edit.
-        parts: map of the primary convolution and of the cheap operations that change, by name.
-        appended: ghost maps of a new operation, behind all the others.
-    """
-    sources, shares, start = [], [], 0
-    widths = [("primary_conv", module.intrinsic_channels)]
-    widths += [(name, operation.ghosts) for name, operation in module.operations()]
-    for name, width in widths:
-        part = parts.get(name, ChannelMap.of(torch.arange(width), width))
-        source = torch.where(part.fresh, FRESH, part.source + start)
-        visible = source < module.out_channels
-        sources.append(torch.where(visible, source, FRESH))
-        shares.append(torch.where(visible, part.share, 0.0))
-        start += width
-    sources.append(torch.full((appended,), FRESH))
-    shares.append(torch.zeros(appended, dtype=torch.float64))
-    return ChannelMap.of(torch.cat(sources), module.out_channels, torch.cat(shares))
-
-
-def widen_around(host: nn.Module, site: Site, module: GhostModule, output: ChannelMap, surgery: Surgery) -> None:
-    """Take down what follows from a ghost module's wider output: its attention, the layers behind, the consumers."""
-    surgery.assign(module, "out_channels", output.size)
-    if module.attention:
-        for layer in module.short_conv:
-            widen_out(layer, output, surgery)
-    for path in site.through:
-        widen_out(host.get_submodule(path), output, surgery)
-    for path in site.consumers:
-        widen_in(host.get_submodule(path), output, surgery)
-
-
-def outgoing_norms(host: nn.Module, site: Site, module: GhostModule) -> Tensor:
-    """Return the norm of what the consumers make of each output channel, zero for those that are cut off (total,)."""
-    total = module.intrinsic_channels + sum(operation.ghosts for _, operation in module.operations())
-    norms = torch.zeros(total, dtype=torch.float64)
-    for path in site.consumers:
-        consumer = host.get_submodule(path)
-        weight = cast(Tensor, reader(consumer).weight).detach().double().cpu()
-        columns = weight.transpose(0, 1).reshape(module.out_channels, -1)  # a flattened layer has several a channel
-        norms[: module.out_channels] += columns.square().sum(1)
-    return norms.sqrt()
-
-
-def most_used_branch(host: nn.Module, site: Site, module: GhostModule, name: str) -> int:
-    """Return the branch of one cheap operation that the consumers weigh most."""
-    norms, start = outgoing_norms(host, site, module), module.intrinsic_channels
-    for other, operation in module.operations():
-        width = operation.ghosts
-        if other == name:
-            return int(norms[start : start + width].view(module.intrinsic_channels, -1).sum(0).argmax())
-        start += width
-    raise GhostkitError(f"{site.id} has no cheap operation {name!r}")
-
-
-def most_used_intrinsic(host: nn.Module, site: Site, module: GhostModule, count: int) -> Tensor:
-    """Return the ``count`` intrinsic maps that the consumers weigh most, ghosts included."""
-    norms, old = outgoing_norms(host, site, module), module.intrinsic_channels
-    weights, start = norms[:old].clone(), old
-    for _, operation in module.operations():
-        width = operation.ghosts
-        weights += norms[start : start + width].view(old, -1).sum(1)
-        start += width
-    return weights.topk(count).indices.sort().values

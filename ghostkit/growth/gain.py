@@ -27,7 +27,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Probe", "fisher_gain", "per_sample_gradient", "raw_gain"]
+__all__ = [
+    "Probe",
+    "fisher_gain",
+    "newton_step",
+    "patches_of",
+    "per_sample_gradient",
+    "raw_gain",
+    "residual",
+    "scaled_gain",
+    "whitened_gain",
+]
 
 RIDGE = 1e-3  # share of the mean diagonal that is added to second moments
 NEGLIGIBLE = 1e-3  # share of a channel's variance below which nothing of it is new
@@ -81,12 +91,26 @@ def residual(new: Tensor, old: Tensor) -> Tensor:
     )
     moments = (flat_old @ flat_old.mT).double()
     ridge = RIDGE * moments.diagonal().mean() + torch.finfo(new.dtype).tiny  # dead channels have no moments at all
-    moments += ridge * torch.eye(len(moments), dtype=moments.dtype, device=new.device)
+    moments.diagonal().add_(ridge)
     weights = torch.linalg.solve(moments, (flat_old @ flat_new.mT).double()).to(new.dtype)
     rest = flat_new - weights.mT @ flat_old
     # The ridge leaves over a little of what is explained, which a gain without regard to scale would count in full.
     rest[rest.square().mean(1) < NEGLIGIBLE * flat_new.square().mean(1)] = 0.0
     return rest.view(shape[1], shape[0], *shape[2:]).transpose(0, 1)
+
+
+def patches_of(layer: nn.Module, x: Tensor) -> Tensor:
+    """Return what each weight of a convolution or linear layer is multiplied with (B, n * k * k, positions).
+
+    Args:
+        layer: gives kernel size, stride, padding and dilation.
+        x: those channels of its input that are meant (B, n, ...).
+    """
+    if not isinstance(layer, nn.Conv2d):
+        return x[:, :, None]
+    if layer.kernel_size == (1, 1) and layer.stride == (1, 1) and layer.padding == (0, 0):
+        return x.flatten(2)
+    return F.unfold(x, layer.kernel_size, layer.dilation, cast(tuple[int, ...], layer.padding), layer.stride)
 
 
 def per_sample_gradient(layer: nn.Module, x: Tensor, delta: Tensor) -> Tensor:
@@ -101,13 +125,19 @@ def per_sample_gradient(layer: nn.Module, x: Tensor, delta: Tensor) -> Tensor:
         (B, C * n * k * k), scaled so that the mean over the samples is the gradient of the mean loss.
     """
     delta = delta * len(delta)
-    if isinstance(layer, nn.Conv2d):
-        if layer.kernel_size == (1, 1) and layer.stride == (1, 1) and layer.padding == (0, 0):
-            patches = x.flatten(2)
-        else:
-            patches = F.unfold(x, layer.kernel_size, layer.dilation, cast(tuple[int, ...], layer.padding), layer.stride)
-        return (delta.flatten(2) @ patches.transpose(1, 2)).flatten(1)
-    return (delta[:, :, None] * x[:, None, :]).flatten(1)
+    delta = delta.flatten(2) if delta.dim() > 2 else delta[:, :, None]
+    return (delta @ patches_of(layer, x).transpose(1, 2)).flatten(1)
+
+
+def newton_step(gradients: Tensor) -> Tensor:
+    """Return the damped Newton step (parameters,) that per-sample gradients (B, parameters) ask for."""
+    fisher = gradients.square().mean(0)
+    return gradients.mean(0) / (fisher + damping(fisher))
+
+
+def damping(fisher: Tensor) -> Tensor:
+    """Return what is added to every entry of the diagonal Fisher information."""
+    return DAMPING * fisher.mean() + torch.finfo(fisher.dtype).tiny
 
 
 def fisher_gain(gradients: Tensor) -> float:
@@ -115,10 +145,36 @@ def fisher_gain(gradients: Tensor) -> float:
     samples = len(gradients)
     mean, fisher = gradients.mean(0), gradients.square().mean(0)
     noise = (fisher - mean.square()) / max(samples - 1, 1)
-    damping = DAMPING * fisher.mean() + torch.finfo(fisher.dtype).tiny
-    return 0.5 * float(((mean.square() - noise) / (fisher + damping)).sum())
+    return 0.5 * float(((mean.square() - noise) / (fisher + damping(fisher))).sum())
 
 
 def raw_gain(gradients: Tensor) -> float:
     """Return the squared norm of the gradient (GradMax's score), from per-sample gradients (B, parameters)."""
     return float(gradients.mean(0).square().sum())
+
+
+def scaled_gain(gradients: Tensor, weight: Tensor) -> float:
+    """Return the squared norm of the gradient, each row times the squared norm of the weights that are there.
+
+    A consumer followed by BN does not notice the scale of its rows; this takes it out of the gradient.
+
+    Args:
+        gradients: (B, C * d).
+        weight: the existing weights (C, ...) of the layer that reads the new channels.
+    """
+    rows = gradients.mean(0).view(len(weight), -1).square().sum(1)
+    return float((rows * weight.detach().flatten(1).square().sum(1)).sum())
+
+
+def whitened_gain(gradients: Tensor, moments: Tensor) -> float:
+    """Return the gradient's squared norm where features have unit covariance (TINY), sum_c G_c S^-1 G_c^T.
+
+    Args:
+        gradients: (B, G * C * d) for G independent groups of features.
+        moments: (G, d, d) second moments of the residual features.
+    """
+    groups, d = moments.shape[:2]
+    mean = gradients.mean(0).view(groups, -1, d).double()
+    ridge = RIDGE * moments.diagonal(dim1=1, dim2=2).mean(1) + torch.finfo(torch.float32).tiny
+    eye = torch.eye(d, dtype=torch.float64, device=moments.device)
+    return float((mean.mT * torch.linalg.solve(moments.double() + ridge[:, None, None] * eye, mean.mT)).sum())

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ghostkit import costs
 from ghostkit.errors import GhostkitError
 from ghostkit.growth.channels import remapped
-from ghostkit.growth.edits import AddBlock, Edit, take_down
+from ghostkit.growth.edits import GROWTH, AddBlock, AddLink, Edit, RemoveBlock, RemoveLink, take_down
 from ghostkit.growth.history import GrowthEvent, History, history_of
 from ghostkit.growth.sites import sites
 from ghostkit.growth.surgery import Surgery, measure_fresh_statistics, transaction
@@ -23,6 +23,8 @@ __all__ = ["apply_edits", "grow", "rebuild"]
 
 # An edit keeps the function; kernels of another shape round differently, but never by more than this share.
 TOLERANCE = 1e-2
+
+REWIRING = (AddBlock, RemoveBlock, AddLink, RemoveLink)  # after these, the sites are no longer what they were
 
 
 def grow(
@@ -78,6 +80,7 @@ def apply_edits(
     params_before = costs.params(model)
     macs_before = None if probe is None else costs.macs(model, probe)
     before = None if probe is None else outputs(model, probe)
+    inverse: list[Edit] = []
     with transaction(model, optimizer, average):
         fresh: dict[str, Tensor] = {}
         known = sites(model)
@@ -87,7 +90,8 @@ def apply_edits(
             if average is not None:
                 surgery.apply(average)
             note_fresh(model, surgery, fresh)
-            if isinstance(edit, AddBlock):  # only a new block brings new sites
+            inverse.insert(0, surgery.inverse)
+            if isinstance(edit, REWIRING):
                 known = sites(model)
         change = None
         if probe is not None:
@@ -97,6 +101,7 @@ def apply_edits(
             change = largest_change(before, outputs(model, probe), edits)
     return GrowthEvent(
         edits=tuple(edits),
+        inverse=tuple(inverse),
         params_before=params_before,
         params_after=costs.params(model),
         macs_before=macs_before,
@@ -109,6 +114,9 @@ def apply_edits(
 
 def note_fresh(model: nn.Module, surgery: Surgery, fresh: dict[str, Tensor]) -> None:
     """Add to ``fresh`` the masks of the BN channels that ``surgery`` made, and move those of earlier edits along."""
+    for remove in surgery.removes:
+        for path in [path for path in fresh if f"{path}.".startswith(f"{remove.target}.")]:
+            del fresh[path]
     for path, channels in surgery.measures:
         mask = channels.fresh
         if path in fresh:
@@ -140,7 +148,7 @@ def tensors_in(value: Any) -> Iterable[Tensor]:
 
 
 def largest_change(before: list[Tensor] | None, after: list[Tensor], edits: Sequence[Edit]) -> float:
-    """Return the largest absolute change of an output.
+    """Return the largest absolute change of an output, which only a removal may make.
 
     Raises:
         GhostkitError: if it is so large that an edit cannot have kept the function.
@@ -151,7 +159,8 @@ def largest_change(before: list[Tensor] | None, after: list[Tensor], edits: Sequ
             largest = float((new - old).abs().max())
             change = largest if math.isnan(largest) else max(change, largest)  # max would lose a NaN
             scale = max(scale, float(old.abs().max()))
-    if not change <= TOLERANCE * max(scale, 1.0):
+    keeps = all(isinstance(edit, GROWTH) for edit in edits)
+    if math.isnan(change) or (keeps and change > TOLERANCE * max(scale, 1.0)):
         named = ", ".join(map(str, edits))
         raise GhostkitError(
             f"{named} changed the outputs by {change:.3g} (they reach {scale:.3g}) and was taken back: a rule of "

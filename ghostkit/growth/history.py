@@ -28,6 +28,8 @@ class GrowthEvent:
 
     Args:
         edits: the edits, in order; none when the engine decided not to grow.
+        inverse: the edits that take these back on the network as it was right after, in order.
+        undoes: number of the earlier event that this one takes back.
         reason: why it grew, or why not.
         step: optimizer steps taken before.
         epoch: passes over the training images before.
@@ -42,6 +44,8 @@ class GrowthEvent:
     """
 
     edits: tuple[Edit, ...]
+    inverse: tuple[Edit, ...] = ()
+    undoes: int | None = None
     reason: str = "by hand"
     step: int = 0
     epoch: float = 0.0
@@ -60,7 +64,8 @@ class GrowthEvent:
     def to_json(self) -> dict[str, Any]:
         """Return the event as plain data."""
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return {**values, "edits": [edit_to_json(edit) for edit in self.edits], "candidates": list(self.candidates)}
+        edits, inverse = ([edit_to_json(edit) for edit in listed] for listed in (self.edits, self.inverse))
+        return {**values, "edits": edits, "inverse": inverse, "candidates": list(self.candidates)}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> GrowthEvent:
@@ -73,8 +78,8 @@ class GrowthEvent:
         unknown = sorted(set(known) - set(cls.__dataclass_fields__))
         if unknown or not isinstance(known.get("edits"), list):
             raise GhostkitError(f"a growth event has unknown fields {unknown} or no list of edits")
-        edits = tuple(edit_from_json(edit) for edit in known.pop("edits"))
-        return cls(edits=edits, candidates=tuple(known.pop("candidates", ())), **known)
+        edits, inverse = (tuple(map(edit_from_json, known.pop(name, ()))) for name in ("edits", "inverse"))
+        return cls(edits=edits, inverse=inverse, candidates=tuple(known.pop("candidates", ())), **known)
 
 
 @dataclass

@@ -15,19 +15,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
-__all__ = ["best_branch", "best_directions", "best_intrinsic"]
+__all__ = ["best_branch", "best_directions", "best_intrinsic", "best_layer"]
 
 RIDGE = 1e-3  # share of the mean diagonal added to S: dead and smooth maps make it singular
 MOST_PATCHES = 2**23  # numbers unfolded at once; more samples would hardly change a second moment
 
 
-def best_directions(moments: Tensor, gradient: Tensor, count: int) -> Tensor:
+def best_directions(moments: Tensor, gradient: Tensor, count: int, whiten: bool = True) -> Tensor:
     """Return the ``count`` directions that meet ``gradient`` best at unit output variance.
 
     Args:
         moments: (G, d, d) second moments of the inputs of G independent groups.
         gradient: (G, C, d) gradient of a dense layer over them.
         count: directions per group, at most d.
+        whiten: False for GradMax's S = I, which meets it best at unit norm.
 
     Returns:
         (G, count, d), best first, with a fixed sign.
@@ -37,6 +38,7 @@ def best_directions(moments: Tensor, gradient: Tensor, count: int) -> Tensor:
     ridge = RIDGE * moments.diagonal(dim1=1, dim2=2).mean(1).clamp(min=torch.finfo(moments.dtype).tiny)
     values, vectors = torch.linalg.eigh(moments + ridge[:, None, None] * eye)
     root = vectors @ torch.diag_embed(values.clamp(min=torch.finfo(moments.dtype).tiny).rsqrt()) @ vectors.mT
+    root = root if whiten else eye.expand_as(root)
     whitened = gradient @ root
     # The right singular vectors of the whitened gradient, by its small Gram matrix; eigh sorts upwards.
     best = torch.linalg.eigh(whitened.mT @ whitened).eigenvectors[..., -count:].flip(-1)
@@ -72,24 +74,47 @@ def unfolded(x: Tensor, kernel_size: int) -> Tensor:
     return patches.view(len(x), x.shape[1], kernel_size**2, -1)
 
 
-def best_branch(intrinsic: Tensor, deltas: list[Tensor], kernel_size: int) -> Tensor:
+def best_branch(intrinsic: Tensor, deltas: list[Tensor], kernel_size: int, whiten: bool = True) -> Tensor:
     """Return the depthwise kernels (m, 1, k, k) that a new branch should start with.
 
     Args:
         intrinsic: the ghost module's intrinsic maps (B, m, H, W).
         deltas: gradients at the outputs of the layers that will read the branch.
         kernel_size: k, in pixels.
+        whiten: as for :func:`best_directions`.
     """
     intrinsic = intrinsic.double()
     gradient = torch.cat([dense_gradient(intrinsic, delta.double(), kernel_size) for delta in deltas])
     patches = unfolded(intrinsic, kernel_size)
-    moments = torch.einsum("bmdl,bmel->mde", patches, patches) / (patches.shape[0] * patches.shape[-1])
-    directions = best_directions(moments, gradient.flatten(2).transpose(0, 1), count=1)
-    kernels = directions.view(-1, 1, kernel_size, kernel_size)
+    directions = best_directions(second_moments(patches), gradient.flatten(2).transpose(0, 1), 1, whiten)
+    return unit_kernels(directions, kernel_size)
+
+
+def second_moments(patches: Tensor) -> Tensor:
+    """Return the second moments (m, d, d) of patches (samples, m, d, positions)."""
+    return torch.einsum("bmdl,bmel->mde", patches, patches) / (patches.shape[0] * patches.shape[-1])
+
+
+def unit_kernels(directions: Tensor, kernel_size: int) -> Tensor:
+    """Return directions (m, 1, k*k) as depthwise kernels (m, 1, k, k) of norm 1."""
+    kernels = directions.reshape(-1, 1, kernel_size, kernel_size)
     return kernels / kernels.flatten(1).norm(dim=1).clamp(min=1e-12)[:, None, None, None]
 
 
-def best_intrinsic(x: Tensor, deltas: list[Tensor], conv: nn.Conv2d, count: int) -> Tensor:
+def best_layer(ghosts: Tensor, delta: Tensor, kernel_size: int) -> Tensor:
+    """Return the depthwise kernels (g, 1, k, k) that a new layer over ghost maps should start with.
+
+    Args:
+        ghosts: the ghost maps (B, g, H, W).
+        delta: the gradient at them (B, g, H, W).
+        kernel_size: k, in pixels.
+    """
+    patches = unfolded(ghosts.double(), kernel_size)  # (samples, g, k*k, positions)
+    gradient = torch.einsum("bgdl,bgl->gd", patches, delta[: len(patches)].double().flatten(2))
+    return unit_kernels(best_directions(second_moments(patches), gradient[:, None], count=1), kernel_size)
+
+
+def best_intrinsic(x: Tensor, deltas: list[Tensor], conv: nn.Conv2d, count: int, whiten: bool = True) -> Tensor:
     """Return the filters (count, in_channels, k, k) that new intrinsic maps should start with.
 
     Args:
@@ -97,13 +122,14 @@ def best_intrinsic(x: Tensor, deltas: list[Tensor], conv: nn.Conv2d, count: int)
         deltas: gradients at the outputs of the layers that will read the new maps.
         conv: the module's primary convolution; the filters get the mean norm of its own.
         count: filters wanted; beyond in_channels * k * k they repeat the last direction, which only noise could tell.
+        whiten: as for :func:`best_directions`.
     """
     x, side = x.double(), conv.kernel_size[0]
     gradient = torch.cat([dense_gradient(x, delta.double(), side) for delta in deltas])
     patches = unfolded(x, side).flatten(1, 2)  # (samples, in_channels * k * k, positions)
-    moments = torch.einsum("bdl,bel->de", patches, patches)[None] / (patches.shape[0] * patches.shape[-1])
+    moments = second_moments(patches[:, None])
     most = min(count, patches.shape[1])
-    directions = best_directions(moments, gradient.flatten(1)[None], most)[0]
+    directions = best_directions(moments, gradient.flatten(1)[None], most, whiten)[0]
     directions = torch.cat([directions, directions[-1:].expand(count - most, -1)])
     filters = directions.view(count, *conv.weight.shape[1:])
     norms = filters.flatten(1).norm(dim=1).clamp(min=1e-12)

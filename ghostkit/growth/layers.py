@@ -25,8 +25,18 @@ from ghostkit.errors import GhostkitError
 from ghostkit.growth.channels import ChannelMap
 from ghostkit.growth.surgery import Surgery
 from ghostkit.nn.ghost import GhostBottleneck, GhostModule, SqueezeExcite
+from ghostkit.nn.links import CrossLayerLink
 
-__all__ = ["identity_like", "is_block", "is_channelwise", "is_consumer", "widen_in", "widen_out"]
+__all__ = [
+    "identity_like",
+    "is_block",
+    "is_channelwise",
+    "is_consumer",
+    "is_producer",
+    "is_residual",
+    "widen_in",
+    "widen_out",
+]
 
 # Layers without weights that treat every channel alike.
 CHANNELWISE_LAYERS = (
@@ -68,6 +78,13 @@ def is_consumer(layer: nn.Module) -> bool:
     if isinstance(layer, nn.Conv2d):
         return layer.groups == 1
     return knows(widen_in, layer)
+
+
+def is_producer(layer: nn.Module) -> bool:
+    """Return whether ``layer`` makes channels of its own that growth can add to."""
+    if isinstance(layer, nn.Conv2d):
+        return layer.groups == 1
+    return isinstance(layer, GhostModule) or (knows(widen_out, layer) and knows(widen_in, layer))
 
 
 def is_block(layer: nn.Module) -> bool:
@@ -127,7 +144,8 @@ def widen_out(layer: nn.Module, channels: ChannelMap, surgery: Surgery, rows: Te
 @widen_out.register
 def _(layer: nn.BatchNorm2d, channels: ChannelMap, surgery: Surgery, rows: Tensor | None = None) -> None:
     surgery.assign(layer, "num_features", channels.size)
-    for name, start in (("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0)):
+    gamma = 1.0 if rows is None else rows
+    for name, start in (("weight", gamma), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0)):
         if getattr(layer, name) is not None:
             surgery.remap(layer, name, 0, channels, start)
     surgery.measure(layer, channels)
@@ -152,6 +170,12 @@ def _(layer: nn.Conv2d, channels: ChannelMap, surgery: Surgery, rows: Tensor | N
 def _(layer: SqueezeExcite, channels: ChannelMap, surgery: Surgery, rows: Tensor | None = None) -> None:
     widen_in(layer.conv_reduce, channels, surgery)
     widen_out(layer.conv_expand, channels, surgery)
+
+
+@widen_out.register
+def _(layer: CrossLayerLink, channels: ChannelMap, surgery: Surgery, rows: Tensor | None = None) -> None:
+    surgery.assign(layer.projection, "out_features", channels.size)
+    surgery.remap(layer.projection, "weight", 0, channels)
 
 
 @singledispatch
@@ -191,6 +215,22 @@ def _(layer: GhostModule, channels: ChannelMap, surgery: Surgery) -> None:
     widen_in(layer.primary, channels, surgery)
     if layer.attention:
         widen_in(layer.short_conv[0], channels, surgery)
+
+
+@widen_in.register
+def _(layer: CrossLayerLink, channels: ChannelMap, surgery: Surgery) -> None:
+    widen_in(layer.projection, channels, surgery)
+
+
+@singledispatch
+def is_residual(block: nn.Module) -> bool:
+    """Return whether ``block`` adds to its input, so that the network still fits together without it."""
+    return False
+
+
+@is_residual.register
+def _(block: GhostBottleneck) -> bool:
+    return not len(block.shortcut)
 
 
 @singledispatch

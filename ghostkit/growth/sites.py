@@ -1,18 +1,23 @@
 """Where a host can grow, found by tracing it with ``torch.fx``.
 
-A *width site* is a ghost module whose output reaches its consumers through channel-wise layers only; a *depth site* is
-a row of blocks to which one more block can be added. Nothing here is special to our own networks: what counts as a
-consumer or as channel-wise is what :mod:`ghostkit.growth.layers` has a rule for, and users add rules for layers of
-their own.
+Tracing gathers the values that share their channels: whatever stands between the layers that make the channels
+(*producers*) and those that read them (*consumers*), be it BN, an activation, a depthwise convolution or an addition.
+A *width site* is such a group with one ghost module for its only producer. A *stream site* is any other: the residual
+stream of a stage, with all that write into it, or the output of an ordinary convolution. A *depth site* is a row of
+blocks to which one more block can be added. Nothing here is special to our own networks: what counts as a consumer or
+as channel-wise is what :mod:`ghostkit.growth.layers` has a rule for, and users add rules for layers of their own.
 
-Site ids are the paths of modules. They stay valid when blocks are added, because a new block gets a name of its own
-(``g1``, ``g2``, ...) and no block is ever renamed.
+Site ids are the paths of modules: of the ghost module, of the stream's first producer, of the row. They stay valid when
+blocks are added, because a new block gets a name of its own (``g1``, ``g2``, ...) and no block is ever renamed.
 """
 
 from __future__ import annotations
 
+import operator
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +27,7 @@ from ghostkit.costs import evaluating
 from ghostkit.errors import GhostkitError
 from ghostkit.growth import layers
 from ghostkit.nn.ghost import GhostModule, SqueezeExcite
+from ghostkit.nn.links import CrossLayerLink
 
 __all__ = ["Site", "find", "sites", "trace"]
 
@@ -40,6 +46,7 @@ CHANNELWISE_FUNCTIONS = {
     torch.flatten,
 }
 CHANNELWISE_METHODS = {"relu", "flatten", "contiguous"}
+ADDITIONS = {operator.add, operator.iadd, torch.add}
 
 
 @dataclass(frozen=True)
@@ -47,17 +54,23 @@ class Site:
     """A place where a host can grow.
 
     Args:
-        id: path of the ghost module (width) or of the row of blocks (depth).
-        axis: ``"width"`` or ``"depth"``.
-        through: width: paths of the channel-wise layers that the new channels pass, in order.
-        consumers: width: paths of the layers that read the new channels.
+        id: path of the ghost module (width), of the first producer (stream), or of the row of blocks (depth).
+        axis: ``"width"``, ``"stream"`` or ``"depth"``.
+        producers: width, stream: paths of the layers that make the channels; of a width site, its ghost module alone.
+        through: width, stream: paths of the channel-wise layers that the channels pass, in order.
+        consumers: width, stream: paths of the layers that read the channels.
+        links_from: width: paths of the links that read the module's intrinsic maps.
+        links_into: width: paths of the links that add to its ghost maps.
         blocks: depth: names of the blocks in the row, in order.
     """
 
     id: str
     axis: str
+    producers: tuple[str, ...] = ()
     through: tuple[str, ...] = ()
     consumers: tuple[str, ...] = ()
+    links_from: tuple[str, ...] = ()
+    links_into: tuple[str, ...] = ()
     blocks: tuple[str, ...] = ()
 
 
@@ -67,7 +80,7 @@ class HostTracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Return whether ``m`` is not looked into."""
         return (
-            isinstance(m, GhostModule | SqueezeExcite)
+            isinstance(m, GhostModule | SqueezeExcite | CrossLayerLink)
             or layers.has_rule(m)
             or super().is_leaf_module(m, module_qualified_name)
         )
@@ -90,7 +103,7 @@ def trace(host: nn.Module) -> fx.Graph:
 
 
 def sites(host: nn.Module, example: torch.Tensor | None = None) -> list[Site]:
-    """Return the places where ``host`` can grow, in network order, width before depth.
+    """Return the places where ``host`` can grow, in network order: width, then streams, then depth.
 
     Args:
         host: the network.
@@ -101,8 +114,8 @@ def sites(host: nn.Module, example: torch.Tensor | None = None) -> list[Site]:
     """
     if example is not None:
         check_accepts(host, example)
-    graph = trace(host)
-    return [*width_sites(host, graph), *depth_sites(host)]
+    channels = channel_sites(host, trace(host))
+    return [*sorted(channels, key=lambda site: site.axis, reverse=True), *depth_sites(host)]
 
 
 def find(host: nn.Module, site_id: str) -> Site:
@@ -134,49 +147,94 @@ def check_accepts(host: nn.Module, example: torch.Tensor) -> None:
         ) from None
 
 
-def width_sites(host: nn.Module, graph: fx.Graph) -> Iterator[Site]:
-    """Yield the ghost modules whose output reaches consumers through channel-wise layers only."""
+@dataclass(eq=False)
+class Channels:
+    """The values of a trace that share their channels, and the layers around them.
+
+    Args:
+        producers, through, consumers, links_from, links_into: as of a :class:`Site`.
+        escapes: whether the channels get anywhere that no rule is known for, such as the network's output.
+    """
+
+    producers: list[str] = field(default_factory=list)
+    through: list[str] = field(default_factory=list)
+    consumers: list[str] = field(default_factory=list)
+    links_from: list[str] = field(default_factory=list)
+    links_into: list[str] = field(default_factory=list)
+    escapes: bool = False
+
+    def absorb(self, other: Channels) -> None:
+        """Take in ``other``, whose channels turned out to be the same."""
+        for name in ("producers", "through", "consumers", "links_from", "links_into"):
+            getattr(self, name).extend(getattr(other, name))
+        self.escapes |= other.escapes
+
+
+def channel_sites(host: nn.Module, graph: fx.Graph) -> Iterator[Site]:
+    """Yield the width and stream sites of ``host``, in the order of their first producers."""
     modules = dict(host.named_modules())
-    calls: dict[str, int] = {}
+    calls = [str(node.target) for node in graph.nodes if node.op == "call_module"]
+    order, count = {path: place for place, path in enumerate(calls)}, Counter(calls)
+    groups = [group for group in gathered(graph, modules) if group.producers and group.consumers]
+    for group in sorted(groups, key=lambda group: min(order[path] for path in group.producers)):
+        parts = [*group.producers, *group.through, *group.consumers]
+        if group.escapes or any(count[path] != 1 for path in parts):
+            continue
+        producers = sorted(group.producers, key=order.__getitem__)
+        alone = len(producers) == 1 and isinstance(modules[producers[0]], GhostModule)
+        yield Site(
+            producers[0],
+            "width" if alone else "stream",
+            tuple(producers),
+            tuple(sorted(group.through, key=order.__getitem__)),
+            tuple(sorted(group.consumers, key=order.__getitem__)),
+            tuple(group.links_from),
+            tuple(group.links_into),
+        )
+
+
+def gathered(graph: fx.Graph, modules: dict[str, nn.Module]) -> list[Channels]:
+    """Return the groups of values in ``graph`` that share their channels."""
+    of: dict[fx.Node, Channels] = {}
+
+    def tie(node: fx.Node, *values: Any) -> Channels:
+        """Let ``node`` have the channels of ``values``."""
+        first, *others = [of[value] for value in values if isinstance(value, fx.Node)]
+        for other in others:
+            if other is not first:
+                first.absorb(other)
+                for value, group in of.items():
+                    if group is other:
+                        of[value] = first
+        of[node] = first
+        return first
+
     for node in graph.nodes:
+        read = [of[value] for value in node.all_input_nodes]
         if node.op == "call_module":
-            calls[node.target] = calls.get(node.target, 0) + 1
-    for node in graph.nodes:
-        if node.op != "call_module" or not isinstance(modules[node.target], GhostModule):
-            continue
-        reached = downstream(node, modules)
-        if reached is None:
-            continue
-        through, consumers = reached
-        if consumers and all(calls[path] == 1 for path in (node.target, *through, *consumers)):
-            yield Site(node.target, "width", tuple(through), tuple(consumers))
-
-
-def downstream(node: fx.Node, modules: dict[str, nn.Module]) -> tuple[list[str], list[str]] | None:
-    """Return the channel-wise layers and the consumers behind ``node``; None if a channel escapes them."""
-    through: list[str] = []
-    consumers: list[str] = []
-    waiting = list(node.users)
-    while waiting:
-        user = waiting.pop(0)
-        if user.op == "call_module":
-            path = str(user.target)
-            if layers.is_channelwise(modules[path]):
-                through.append(path)
-                waiting.extend(user.users)
-            elif layers.is_consumer(modules[path]):
-                consumers.append(path)
+            path, layer = str(node.target), modules[str(node.target)]
+            if isinstance(layer, CrossLayerLink):
+                source, target = node.args
+                of[source].links_from.append(path)
+                tie(node, target).links_into.append(path)
+            elif len(read) == 1 and layers.is_channelwise(layer):
+                tie(node, *node.all_input_nodes).through.append(path)
             else:
-                return None
-        elif (user.op == "call_function" and user.target in CHANNELWISE_FUNCTIONS) or (
-            user.op == "call_method" and user.target in CHANNELWISE_METHODS
+                of[node] = Channels(producers=[path], escapes=not layers.is_producer(layer))
+                for group in read:
+                    group.consumers.append(path)
+                    group.escapes |= not layers.is_consumer(layer)
+        elif read and (
+            (node.op == "call_function" and node.target in CHANNELWISE_FUNCTIONS | ADDITIONS)
+            or (node.op == "call_method" and node.target in CHANNELWISE_METHODS)
         ):
-            waiting.extend(user.users)
-        elif user.op == "call_function" and user.target is getattr:
-            continue  # a shape was asked for
-        else:  # an addition, a concatenation, the output: the channels are shared with somebody else
-            return None
-    return through, consumers
+            tie(node, *node.all_input_nodes)
+        else:  # a value made from nothing, or by something that there is no rule for
+            of[node] = Channels(escapes=True)
+            if not (node.op == "call_function" and node.target is getattr):  # asking for a shape does no harm
+                for group in read:
+                    group.escapes = True
+    return list(dict.fromkeys(of.values()))
 
 
 def depth_sites(host: nn.Module) -> Iterator[Site]:

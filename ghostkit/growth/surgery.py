@@ -75,6 +75,20 @@ class Insert:
         return f"{self.path}.{self.key}" if self.path else self.key
 
 
+@dataclass(frozen=True)
+class Remove:
+    """A module leaves a container, or another one takes its place."""
+
+    path: str
+    key: str
+    instead: nn.Module | None
+
+    @property
+    def target(self) -> str:
+        """Path of the module that leaves."""
+        return f"{self.path}.{self.key}" if self.path else self.key
+
+
 @dataclass(eq=False)
 class Surgery:
     """The operations of one edit, as they are taken down.
@@ -82,12 +96,15 @@ class Surgery:
     Args:
         host: the network that the edit is for; it is only read.
         generator: where new weights draw from, so that growth never disturbs the run's own random numbers.
+        inverse: the edit that takes this one back, once it is done.
     """
 
     host: nn.Module
     generator: torch.Generator
+    inverse: Any = None
     remaps: list[Remap] = field(default_factory=list)
     assigns: list[Assign] = field(default_factory=list)
+    removes: list[Remove] = field(default_factory=list)
     inserts: list[Insert] = field(default_factory=list)
     measures: list[tuple[str, ChannelMap]] = field(default_factory=list)
 
@@ -144,6 +161,10 @@ class Surgery:
         """Take down that ``module`` enters ``container`` under ``key``, reading the output of ``input_of``."""
         self.inserts.append(Insert(self.path(container), key, module, after, self.path(input_of), wakes_from))
 
+    def remove(self, container: nn.Module, key: str, instead: nn.Module | None = None) -> None:
+        """Take down that the part ``key`` leaves ``container``, or that ``instead``, without weights, replaces it."""
+        self.removes.append(Remove(self.path(container), key, instead))
+
     def measure(self, layer: nn.Module, channels: ChannelMap) -> None:
         """Take down that a BN's statistics of the fresh channels are to be measured on the probe batch."""
         self.measures.append((self.path(layer), channels))
@@ -159,8 +180,27 @@ class Surgery:
             apply_remap(host, remap, optimizer)
         for assign in self.assigns:
             setattr(host.get_submodule(assign.path), assign.name, assign.value)
+        for remove in self.removes:
+            apply_remove(host, remove, optimizer)
         for insert in self.inserts:
             apply_insert(host, insert, optimizer)
+
+
+def apply_remove(host: nn.Module, remove: Remove, optimizer: torch.optim.Optimizer | None) -> None:
+    """Take a module out of its container, and its parameters out of the optimizer."""
+    container = host.get_submodule(remove.path)
+    gone = {id(parameter) for parameter in container.get_submodule(remove.key).parameters()}
+    if remove.instead is None:
+        del container._modules[remove.key]
+    else:
+        container._modules[remove.key] = copy.deepcopy(remove.instead).train(host.training)
+    for group in optimizer.param_groups if optimizer is not None else ():
+        left = [number for number, parameter in enumerate(group["params"]) if id(parameter) not in gone]
+        for name in ("params", "param_names"):
+            if name in group:
+                group[name][:] = [group[name][number] for number in left]
+    for parameter in [p for p in optimizer.state if id(p) in gone] if optimizer is not None else ():
+        del optimizer.state[parameter]
 
 
 def apply_remap(host: nn.Module, remap: Remap, optimizer: torch.optim.Optimizer | None) -> None:

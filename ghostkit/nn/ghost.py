@@ -21,7 +21,15 @@ from torch import Tensor, nn
 
 from ghostkit.errors import GhostkitError
 
-__all__ = ["CheapOperation", "ConvBnAct", "GhostBottleneck", "GhostModule", "SqueezeExcite", "make_divisible"]
+__all__ = [
+    "CheapLayer",
+    "CheapOperation",
+    "ConvBnAct",
+    "GhostBottleneck",
+    "GhostModule",
+    "SqueezeExcite",
+    "make_divisible",
+]
 
 Activation = Callable[..., nn.Module]
 
@@ -76,6 +84,24 @@ class CheapOperation(nn.Sequential):
         return self.conv.kernel_size[0]
 
 
+class CheapLayer(nn.Module):
+    """One more cheap residual layer over ghost maps, ``g + BN(depthwise(g))``, which growth adds.
+
+    Args:
+        channels: ghost maps.
+        kernel_size: side of the kernels, odd, in pixels.
+    """
+
+    def __init__(self, channels: int, kernel_size: int = 3) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, kernel_size, padding=kernel_size // 2, groups=channels, bias=False)
+        self.bn = nn.BatchNorm2d(channels)
+
+    def forward(self, ghosts: Tensor) -> Tensor:
+        """Map (B, channels, H, W) to the same shape."""
+        return ghosts + self.bn(self.conv(ghosts))
+
+
 class GhostModule(nn.Module):
     """Intrinsic maps by a convolution, ghost maps from them by parallel cheap branches (GhostNet, eq. 3 and 4).
 
@@ -124,6 +150,7 @@ class GhostModule(nn.Module):
             CheapOperation(intrinsic, ratio - 1, cheap_kernel, activation) if ratio > 1 else nn.Sequential()
         )
         self.further_operations = nn.ModuleDict()  # branches of other kernel sizes, which only growth adds
+        self.deeper_layers = nn.Sequential()  # layers over all ghost maps, which only growth adds
         if attention:
             self.short_conv = nn.Sequential(
                 nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, bias=False),
@@ -161,6 +188,11 @@ class GhostModule(nn.Module):
         for name, operation in self.further_operations.items():
             yield f"further_operations.{name}", cast(CheapOperation, operation)
 
+    @property
+    def ghosts(self) -> int:
+        """Number of ghost maps that are computed, whether or not the output is cut off."""
+        return sum(operation.ghosts for _, operation in self.operations())
+
     def branches(self) -> dict[int, int]:
         """Return the number of branches of each kernel size (kernel side in pixels -> count)."""
         return {operation.kernel_size: operation.branches for _, operation in self.operations()}
@@ -168,10 +200,11 @@ class GhostModule(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, in_channels, H, W) to (B, out_channels, H / stride, W / stride)."""
         intrinsic = self.primary_conv(x)
-        maps = [intrinsic]
-        if len(self.cheap_operation):
-            maps.append(self.cheap_operation(intrinsic))
+        maps = [self.cheap_operation(intrinsic)] if len(self.cheap_operation) else []
         maps.extend(operation(intrinsic) for operation in self.further_operations.values())
+        if len(self.deeper_layers):
+            maps = [self.deeper_layers(torch.cat(maps, dim=1))]
+        maps.insert(0, intrinsic)
         out = torch.cat(maps, dim=1) if len(maps) > 1 else intrinsic
         if out.shape[1] > self.out_channels:
             out = out[:, : self.out_channels]
@@ -264,6 +297,7 @@ class GhostBottleneck(nn.Module):
         else:
             self.conv_dw = self.bn_dw = None
         self.se = SqueezeExcite(hidden_channels, squeeze_excite) if squeeze_excite else None
+        self.links = nn.ModuleDict()  # name of an earlier block of the stage -> link from it, which only growth adds
         self.ghost2 = GhostModule(
             hidden_channels, out_channels, ratio=ratio, cheap_kernel=cheap_kernel, activation=nn.Identity
         )
@@ -277,9 +311,20 @@ class GhostBottleneck(nn.Module):
                 nn.BatchNorm2d(out_channels),
             )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, in_channels, H, W) to (B, out_channels, H / stride, W / stride)."""
+    def forward(self, x: Tensor, earlier: dict[str, Tensor] | None = None, name: str = "") -> Tensor:
+        """Map (B, in_channels, H, W) to (B, out_channels, H / stride, W / stride).
+
+        Args:
+            x: the images' features.
+            earlier: output of the first ghost module of each earlier block of the stage, by the block's name, to which
+                this one's is added; needed where the block has links.
+            name: the block's name in its stage.
+        """
         hidden = self.ghost1(x)
+        if earlier is not None:
+            for source, link in self.links.items():
+                hidden = link(earlier[source], hidden)
+            earlier[name] = hidden
         if self.conv_dw is not None and self.bn_dw is not None:
             hidden = self.bn_dw(self.conv_dw(hidden))
         if self.se is not None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ghostkit.errors import GhostkitError
 from ghostkit.nn.ghost import ConvBnAct, GhostBottleneck, make_divisible
+from ghostkit.nn.links import Stage
 
 __all__ = ["GHOSTNET_STAGES", "SEEDLING_STAGES", "GhostNet", "Row"]
 
@@ -123,7 +124,7 @@ class GhostNet(nn.Module):
                     )
                 )
                 channels, count = out, count + 1
-            built.append(nn.Sequential(*blocks))
+            built.append(Stage(*blocks))
         neck = neck_channels or hidden
         built.append(nn.Sequential(ConvBnAct(channels, neck)))
         self.blocks = nn.Sequential(*built)

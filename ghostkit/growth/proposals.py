@@ -1,0 +1,276 @@
+"""What could be grown: every edit to consider, with the weights that it would start from.
+
+One pass over the probe batch shows what flows into the modules that could grow, and which gradient comes back to the
+layers that would read what is new. From these follow the weights of each proposal; what it would bring is scored later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from ghostkit.errors import GhostkitError, ProbeError
+from ghostkit.growth.depth import link_places
+from ghostkit.growth.edits import (
+    WIDTH_INITS,
+    AddBlock,
+    AddBranch,
+    AddIntrinsic,
+    AddLink,
+    DeepenBranches,
+    Edit,
+    WidenStage,
+    take_down,
+)
+from ghostkit.growth.gain import Probe
+from ghostkit.growth.kernels import best_branch, best_intrinsic, best_layer
+from ghostkit.growth.layers import default_rows, reader
+from ghostkit.growth.sites import Site
+from ghostkit.growth.width import ALPHA, stream_at
+from ghostkit.nn.ghost import GhostBottleneck, GhostModule
+
+__all__ = ["Proposal", "Seen", "backward", "observe", "propose"]
+
+Loss = Callable[[nn.Module, Any, Any], Tensor]
+
+NOISE = 0.5  # a split is scored as a copy with this share of noise: an exact copy has nothing to bring of its own
+INTRINSIC_SHARE = 0.25  # new intrinsic maps and channels of a stream, as a share of those there
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """An edit to consider.
+
+    Args:
+        edit: the edit that growth would apply.
+        attached: the edit that is attached for the score; it differs for splits only.
+    """
+
+    edit: Edit
+    attached: Edit
+
+
+@dataclass
+class Seen:
+    """What one pass showed at a width or stream site.
+
+    Args:
+        inputs: path of each producer -> its input (B, C, H, W).
+        features: what the first consumer reads (B, C, ...).
+        deltas: gradients at the outputs of the consumers.
+        intrinsic: width: the module's intrinsic maps (B, m, H, W).
+        ghosts: width: the module's ghost maps (B, g, H, W), as far as they are not cut off.
+        ghost_delta: width: the gradient at them.
+    """
+
+    inputs: dict[str, Tensor]
+    features: Tensor
+    deltas: list[Tensor]
+    intrinsic: Tensor | None = None
+    ghosts: Tensor | None = None
+    ghost_delta: Tensor | None = None
+
+
+def backward(model: nn.Module, images: Any, targets: Any, loss: Loss) -> None:
+    """Run one forward and backward pass.
+
+    Raises:
+        ProbeError: if the loss is not finite.
+    """
+    with torch.enable_grad():
+        value = loss(model, images, targets)
+        if not bool(torch.isfinite(value)):
+            raise ProbeError(
+                f"the loss on the probe batch is {value.item()}, so no candidate can be scored; look for values that "
+                "are not finite in the images, or lower the learning rate"
+            )
+        value.backward()
+
+
+def observe(model: nn.Module, known: Sequence[Site], images: Any, targets: Any, loss: Loss) -> dict[str, Seen]:
+    """Return what is seen at each width and stream site in one forward and backward pass."""
+    grown = [site for site in known if site.axis != "depth"]
+    layers: dict[str, nn.Module] = {}
+    for site in grown:
+        for path in site.producers:
+            layers[path] = model.get_submodule(path)
+        if site.axis == "width":
+            layers[f"{site.id}.primary_conv"] = cast(GhostModule, layers[site.id]).primary_conv
+        for path in site.consumers:
+            layers[f"reader of {path}"] = reader(model.get_submodule(path))
+    with Probe(layers) as probe:
+        backward(model, images, targets, loss)
+    model.zero_grad(set_to_none=True)
+    seen = {}
+    for site in grown:
+        readers = [f"reader of {path}" for path in site.consumers]
+        here = seen[site.id] = Seen(
+            {path: probe.inputs[path] for path in site.producers},
+            probe.inputs[readers[0]],
+            [probe.gradients[path] for path in readers],
+        )
+        if site.axis == "width":
+            here.intrinsic = probe.outputs[f"{site.id}.primary_conv"]
+            maps = here.intrinsic.shape[1]
+            here.ghosts, here.ghost_delta = probe.outputs[site.id][:, maps:], probe.gradients[site.id][:, maps:]
+    return seen
+
+
+def propose(
+    model: nn.Module,
+    known: list[Site],
+    seen: dict[str, Seen],
+    kinds: Sequence[str],
+    kernel_sizes: Sequence[int],
+    inits: Sequence[str],
+    generator: torch.Generator,
+) -> Iterator[Proposal]:
+    """Yield every edit to consider.
+
+    Args:
+        model: the host.
+        known: its sites.
+        seen: what :func:`observe` returned.
+        kinds: kinds of edit.
+        kernel_sizes: sides of a new branch's kernels.
+        inits: how weights start; a kind of edit that knows none of them starts in its own usual way.
+        generator: where random weights draw from.
+    """
+    width_inits = [init for init in inits if init in WIDTH_INITS] or ["svd"]
+    block_inits = ["clone"] * ("clone" in inits) + ["random"] * (set(inits) != {"clone"})
+    for site in known:
+        if site.axis == "depth" and "block" in kinds:
+            for init in block_inits:
+                yield block_proposal(model, known, site, init, generator)
+        if site.axis == "width":
+            for init in width_inits:
+                yield from module_proposals(model, known, site, seen[site.id], kinds, kernel_sizes, init, generator)
+            if "layer" in kinds and cast(GhostModule, model.get_submodule(site.id)).ghosts:
+                yield layer_proposal(model, site, seen[site.id], width_inits, generator)
+        if site.axis == "stream" and "stage" in kinds:
+            for init in width_inits:
+                yield from stage_proposals(model, known, site, seen[site.id], init, generator)
+    if "link" in kinds:
+        for source, target in link_places(model, known):
+            yield alike(AddLink(source, target))
+
+
+def alike(edit: Edit) -> Proposal:
+    """Return the proposal that attaches what it would grow."""
+    return Proposal(edit, edit)
+
+
+def block_proposal(model: nn.Module, known: list[Site], site: Site, init: str, generator: torch.Generator) -> Proposal:
+    """Return the proposal of one more block at the end of a row."""
+    plain = AddBlock(site.id, site.blocks[-1], init=init)
+    block = take_down(plain, model, known, generator).inserts[0].module
+    # The hidden width is written down: an edit beside it may widen the block that it is like.
+    hidden = block.ghost1.out_channels if isinstance(block, GhostBottleneck) else None
+    return alike(replace(plain, hidden=hidden, tensors=block.state_dict()))
+
+
+def layer_proposal(
+    model: nn.Module, site: Site, seen: Seen, inits: Sequence[str], generator: torch.Generator
+) -> Proposal:
+    """Return the proposal of one more layer over a module's ghost maps."""
+    module = cast(GhostModule, model.get_submodule(site.id))
+    rows = default_rows(torch.empty(1, 1, 3, 3), module.ghosts, generator)
+    init = "random"
+    if set(inits) & {"svd", "gradmax"}:
+        init = "svd"
+        found = best_layer(cast(Tensor, seen.ghosts), cast(Tensor, seen.ghost_delta), 3)
+        rows[: len(found)] = found  # ghost maps that are cut off keep random kernels
+    return alike(DeepenBranches(site.id, 3, init, {"rows": rows}))
+
+
+def module_proposals(
+    model: nn.Module,
+    known: list[Site],
+    site: Site,
+    seen: Seen,
+    kinds: Sequence[str],
+    kernel_sizes: Sequence[int],
+    init: str,
+    generator: torch.Generator,
+) -> Iterator[Proposal]:
+    """Yield the proposals of more branches and of more intrinsic maps in one ghost module."""
+    module = cast(GhostModule, model.get_submodule(site.id))
+    for side in kernel_sizes if "branch" in kinds else ():
+        if init == "split" and side not in module.branches():
+            continue
+        if init in ("svd", "gradmax"):
+            rows = best_branch(cast(Tensor, seen.intrinsic), seen.deltas, side, whiten=init == "svd")
+        elif init == "split":
+            operation = next(operation for _, operation in module.operations() if operation.kernel_size == side)
+            rows = noisy(operation.conv.weight.detach()[:: operation.branches], generator)
+        else:
+            rows = default_rows(torch.empty(1, 1, side, side), module.intrinsic_channels, generator)
+        yield proposed(AddBranch(site.id, side, init), {"rows": rows})
+    if "intrinsic" in kinds:
+        count = max(1, round(module.intrinsic_channels * INTRINSIC_SHARE))
+        edit = AddIntrinsic(site.id, count, init)
+        conv, path = module.primary, f"{site.id}.primary_conv.0"
+        yield proposed(
+            edit, {"rows": found_rows(edit, model, known, path, conv, seen.inputs[site.id], seen, generator)}
+        )
+
+
+def stage_proposals(
+    model: nn.Module, known: list[Site], site: Site, seen: Seen, init: str, generator: torch.Generator
+) -> Iterator[Proposal]:
+    """Yield the proposal of more channels in a residual stream, if its producers agree on an order of channels."""
+    edit = WidenStage(site.id, 1, init)
+    try:
+        _, stream = stream_at(edit, model, known)
+    except GhostkitError:
+        return
+    count = max(1, round(stream.maps * INTRINSIC_SHARE))
+    edit = replace(edit, channels=count * stream.ratio)
+    tensors = {}
+    for path in site.producers:
+        layer = model.get_submodule(path)
+        conv = layer.primary if isinstance(layer, GhostModule) else layer
+        if isinstance(conv, nn.Conv2d):  # a layer of the user's own starts as its rule says
+            name = f"{path}.primary_conv.0" if isinstance(layer, GhostModule) else path
+            tensors[path] = found_rows(edit, model, known, name, conv, seen.inputs[path], seen, generator)
+    yield proposed(edit, tensors)
+
+
+def proposed(edit: AddBranch | AddIntrinsic | WidenStage, tensors: dict[str, Tensor]) -> Proposal:
+    """Return the proposal of ``edit`` with the weights found for it; a split grows exact copies, which are not those."""
+    if edit.init == "split":
+        return Proposal(edit, replace(edit, init="svd", tensors=tensors))
+    return alike(replace(edit, tensors=tensors))
+
+
+def found_rows(
+    edit: AddIntrinsic | WidenStage,
+    model: nn.Module,
+    known: list[Site],
+    path: str,
+    conv: nn.Conv2d,
+    x: Tensor,
+    seen: Seen,
+    generator: torch.Generator,
+) -> Tensor:
+    """Return the filters (new, in_channels, k, k) that ``edit`` would start with in the convolution at ``path``."""
+    plain = replace(edit, init=edit.init if edit.init == "split" else "random")
+    surgery = take_down(plain, model, known, generator)
+    channels = next(r.channels for r in surgery.remaps if (r.path, r.name, r.dim) == (path, "weight", 0))
+    if edit.init == "split":
+        return noisy(conv.weight.detach()[channels.source[channels.share == 1 - ALPHA]], generator)
+    count = int(channels.fresh.sum())
+    if edit.init == "random":
+        return default_rows(conv.weight, count, generator)
+    return best_intrinsic(x, seen.deltas, conv, count, whiten=edit.init == "svd")
+
+
+def noisy(rows: Tensor, generator: torch.Generator) -> Tensor:
+    """Return ``rows`` with noise of a share of their own norm."""
+    noise = torch.randn(rows.shape, generator=generator, dtype=torch.float64).to(rows)
+    scale = rows.flatten(1).norm(dim=1) / noise.flatten(1).norm(dim=1).clamp(min=1e-12)
+    return rows + NOISE * scale[:, None, None, None] * noise

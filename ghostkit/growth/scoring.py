@@ -1,0 +1,303 @@
+"""What each candidate would bring, measured with all of them attached, at zero, to one scratch copy of the network.
+
+Being zero they do not disturb each other, so a single forward and backward pass gives every one of them its exact
+gradient. The edits attached are the very ones that ``grow`` applies, so what is scored is what is grown. Four kinds of
+numbers are born at zero: new columns of a consumer, the projection of a new block's hidden features onto its stream,
+the kernels of a new layer over ghost maps (its centre tap aside), and the projection of a new link.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ghostkit.growth.edits import (
+    AddBlock,
+    AddBranch,
+    AddIntrinsic,
+    AddLink,
+    DeepenBranches,
+    Edit,
+    WidenStage,
+    take_down,
+)
+from ghostkit.growth.gain import (
+    Probe,
+    fisher_gain,
+    newton_step,
+    patches_of,
+    per_sample_gradient,
+    raw_gain,
+    residual,
+    scaled_gain,
+    whitened_gain,
+)
+from ghostkit.growth.proposals import Loss, backward
+from ghostkit.growth.sites import Site
+from ghostkit.growth.surgery import Surgery
+from ghostkit.nn.ghost import CheapLayer, GhostModule
+from ghostkit.nn.links import CrossLayerLink
+
+__all__ = ["SCORES", "Scored", "score_attached"]
+
+# Layers before widths, since those who widen know what is deeper; links last, since nobody knows of them. Streams get a
+# round of their own: a block attached beside them would write into what they add.
+ROUNDS: tuple[tuple[type, ...], ...] = (
+    (DeepenBranches, AddIntrinsic, AddBranch, AddBlock, AddLink),
+    (WidenStage,),
+)
+
+
+@dataclass
+class Part:
+    """Numbers of one candidate that are born at zero.
+
+    Args:
+        layer: the layer that they belong to.
+        features: what they multiply (B, n, ...).
+        delta: the gradient at the layer's output (B, C, ...).
+        existing: features that are there already (B, m, ...); a constant always is.
+        weight: the layer's weights for those (C, m, ...).
+    """
+
+    layer: nn.Module
+    features: Tensor
+    delta: Tensor
+    existing: Tensor | None = None
+    weight: Tensor | None = None
+
+    def news(self) -> Part:
+        """Return the part with features that no linear map of the existing ones explains."""
+        existing = self.features[:, :0] if self.existing is None else self.existing
+        if existing.shape[1]:
+            return replace(self, features=residual(self.features, existing))
+        return replace(self, features=self.features - self.features.mean([0, *range(2, self.features.dim())], True))
+
+    def gradients(self) -> Tensor:
+        """Return the gradient of the numbers for each sample (B, numbers)."""
+        return per_sample_gradient(self.layer, self.features, self.delta)
+
+    def moments(self) -> Tensor:
+        """Return the second moments (1, d, d) of what the numbers multiply."""
+        patches = patches_of(self.layer, self.features)
+        return torch.einsum("bdl,bel->de", patches, patches)[None] / (patches.shape[0] * patches.shape[-1])
+
+
+@dataclass
+class Taps(Part):
+    """The taps beside the centre of a new layer's depthwise kernels, each map for itself."""
+
+    def news(self) -> Part:
+        """Return the part; what the centre tap explains is left out in any case."""
+        return self
+
+    def _patches(self) -> Tensor:
+        layer = cast(nn.Conv2d, self.layer)
+        side, padding = layer.kernel_size[0], cast(tuple[int, ...], layer.padding)
+        batch, channels = self.features.shape[:2]
+        patches = F.unfold(self.features, side, padding=padding).view(batch, channels, side * side, -1)
+        patches = patches - patches.mean((0, 3), keepdim=True)
+        middle = side * side // 2
+        centre = patches[:, :, middle : middle + 1]
+        beside = torch.cat([patches[:, :, :middle], patches[:, :, middle + 1 :]], dim=2)
+        explained = (beside * centre).sum((0, 3), keepdim=True)
+        return beside - explained / centre.square().sum((0, 3), keepdim=True).clamp(min=1e-12) * centre
+
+    def gradients(self) -> Tensor:
+        """Return the gradient of the taps for each sample (B, G * (k * k - 1))."""
+        delta = self.delta.flatten(2) * len(self.delta)
+        return torch.einsum("bgl,bgdl->bgd", delta, self._patches()).flatten(1)
+
+    def moments(self) -> Tensor:
+        """Return the second moments (G, d, d) of what the taps multiply."""
+        patches = self._patches()
+        return torch.einsum("bgdl,bgel->gde", patches, patches) / (patches.shape[0] * patches.shape[-1])
+
+
+def scaled(part: Part, news: Part, gradients: Tensor) -> float:
+    """Return the gain corrected for the consumer's scale, where the new numbers stand beside others."""
+    return raw_gain(part.gradients()) if part.weight is None else scaled_gain(part.gradients(), part.weight)
+
+
+# What a candidate's gain may be: the predicted decrease of the loss, and what others have scored by. Each takes a part,
+# the part with residual features, and the gradients of the latter.
+SCORES: dict[str, Callable[[Part, Part, Tensor], float]] = {
+    "fisher": lambda part, news, gradients: fisher_gain(gradients),
+    "raw": lambda part, news, gradients: raw_gain(part.gradients()),
+    "scaled": scaled,
+    "residual": lambda part, news, gradients: raw_gain(gradients),
+    "whitened": lambda part, news, gradients: whitened_gain(gradients, news.moments()),
+}
+
+
+@dataclass
+class Scored:
+    """What one candidate would bring.
+
+    Args:
+        gain: in the units of the score.
+        numbers: how many are born at zero.
+        response: by how much a step would lower the loss of each sample, to first order (B,).
+    """
+
+    gain: float
+    numbers: int
+    response: Tensor
+
+
+def score_attached(
+    original: nn.Module,
+    known: list[Site],
+    edits: Sequence[Edit],
+    images: Any,
+    targets: Any,
+    loss: Loss,
+    score: str,
+    generator: torch.Generator,
+) -> tuple[dict[int, Scored], list[nn.Module]]:
+    """Return what each of ``edits`` would bring, by its number, and the copies that they were attached to.
+
+    Args:
+        original: the host.
+        known: its sites.
+        edits: growth with the weights it would start from.
+        images, targets, loss: as for :func:`ghostkit.candidates`.
+        score: one of ``SCORES``.
+        generator: where weights that are not found draw from.
+    """
+    found: dict[int, Scored] = {}
+    copies = []
+    for kinds in ROUNDS:
+        here = [number for kind in kinds for number, edit in enumerate(edits) if isinstance(edit, kind)]
+        if not here:
+            continue
+        scratch, born = attached(original, known, edits, here, generator)
+        copies.append(scratch)
+        layers = {path: scratch.get_submodule(path) for path in born.paths()}
+        with Probe(layers) as probe:
+            backward(scratch, images, targets, loss)
+        for number, parts in parts_of(born, layers, probe).items():
+            gain, size, response = 0.0, 0, torch.zeros(())
+            for part in parts:
+                news = part.news()
+                gradients = news.gradients()
+                gain += SCORES[score](part, news, gradients)
+                size += gradients.shape[1]
+                response = response.to(gradients) + gradients @ newton_step(gradients)
+            found[number] = Scored(gain, size, response)
+    return found, copies
+
+
+def attached(
+    original: nn.Module, known: list[Site], edits: Sequence[Edit], numbers: list[int], generator: torch.Generator
+) -> tuple[nn.Module, ZeroBorn]:
+    """Return a copy of ``original`` with those of ``edits`` attached, and who owns its zero-born numbers."""
+    scratch, born = copy.deepcopy(original), ZeroBorn()
+    for number in numbers:
+        edit = fitted(edits[number], scratch, known, born)
+        surgery = take_down(edit, scratch, known, generator)
+        surgery.apply(scratch)
+        born.note(number, surgery)
+    return scratch, born
+
+
+def fitted(edit: Edit, scratch: nn.Module, known: list[Site], born: ZeroBorn) -> Edit:
+    """Return ``edit`` with weights that leave out what has been attached beside it, which they were not found for."""
+    tensors = getattr(edit, "tensors", None)
+    if tensors is None or isinstance(edit, AddBlock | DeepenBranches | AddLink):
+        return edit  # a block names its width, and layers come first
+    if isinstance(edit, AddBranch):
+        rows, maps = tensors["rows"], cast(GhostModule, scratch.get_submodule(edit.site)).intrinsic_channels
+        return replace(edit, tensors={"rows": F.pad(rows, (0, 0, 0, 0, 0, 0, 0, maps - len(rows)))})
+    wider = {}
+    for name, rows in tensors.items():
+        path = edit.site if name == "rows" else name
+        ghost = isinstance(scratch.get_submodule(path), GhostModule)
+        owners = born.columns.get(f"{path}.primary_conv.0" if ghost else path)
+        if owners is not None:
+            full = rows.new_zeros(len(rows), len(owners), *rows.shape[2:])
+            full[:, owners < 0] = rows
+            rows = full
+        wider[name] = rows
+    return replace(edit, tensors=wider)  # type: ignore[type-var]
+
+
+def parts_of(born: ZeroBorn, layers: dict[str, nn.Module], probe: Probe) -> dict[int, list[Part]]:
+    """Return the zero-born parts of each candidate, by its number."""
+    parts: dict[int, list[Part]] = {}
+
+    def add(number: int, part: Part) -> None:
+        parts.setdefault(number, []).append(part)
+
+    for path, owners in born.columns.items():
+        x, delta = probe.inputs[path], probe.gradients[path]
+        owners = owners.to(x.device)
+        there = x[:, owners < 0]
+        for number in owners[owners >= 0].unique().tolist():
+            columns = cast(Tensor, layers[path].weight)
+            weight = columns[:, owners < 0] if len(owners) == columns.shape[1] else columns
+            add(number, Part(layers[path], x[:, owners == number], delta, there, weight))
+    for number, (path, bn, stream) in born.projections.items():
+        add(number, Part(layers[path], probe.inputs[path], probe.gradients[bn], probe.outputs[stream]))
+    for number, path in born.layers.items():
+        delta = probe.gradients[path]
+        felt = delta.flatten(2).any(2).any(0)  # ghosts of what is attached beside it are felt by nobody
+        conv = cast(CheapLayer, layers[path]).conv
+        add(number, Taps(conv, probe.inputs[path][:, felt], delta[:, felt]))
+    for number, (path, maps) in born.links.items():
+        delta = probe.gradients[path]
+        add(number, Part(layers[path], probe.inputs[path][:, :maps], delta[:, delta.any(0)]))
+    return parts
+
+
+@dataclass
+class ZeroBorn:
+    """Who owns the zero-born numbers of a scratch copy.
+
+    Args:
+        columns: path of a layer -> (in_channels,) number of the candidate that each input column belongs to, or -1.
+        projections: number of a candidate block -> paths of its last convolution, of the BN behind it, and of the
+            module whose output the block adds to.
+        layers: number of a candidate layer -> its path.
+        links: number of a candidate link -> path of its projection, and the intrinsic maps that its source has.
+    """
+
+    columns: dict[str, Tensor] = field(default_factory=dict)
+    projections: dict[int, tuple[str, str, str]] = field(default_factory=dict)
+    layers: dict[int, str] = field(default_factory=dict)
+    links: dict[int, tuple[str, int]] = field(default_factory=dict)
+    maps: dict[str, int] = field(default_factory=dict)
+
+    def note(self, number: int, surgery: Surgery) -> None:
+        """Take in what the surgery of candidate ``number`` added, moving earlier columns to where they are now."""
+        for remap in surgery.remaps:
+            if remap.shared:
+                owners = self.columns.get(remap.path, torch.full((remap.channels.before,), -1))
+                kept = owners[remap.channels.source.clamp(min=0)]
+                self.columns[remap.path] = torch.where(remap.channels.fresh, number, kept)
+            elif (remap.name, remap.dim) == ("weight", 0):
+                self.maps.setdefault(remap.path, remap.channels.before)
+        for insert in surgery.inserts:
+            if insert.wakes_from is not None:
+                conv, bn = (f"{insert.target}.{name}" for name in insert.wakes_from)
+                self.projections[number] = (conv, bn, insert.input_of)
+            elif isinstance(insert.module, CheapLayer):
+                self.layers[number] = insert.target
+            elif isinstance(insert.module, CrossLayerLink):
+                source = f"{insert.input_of}.primary_conv.0"
+                maps = self.maps.get(source, insert.module.projection.in_features)
+                self.links[number] = (f"{insert.target}.projection", maps)
+
+    def paths(self) -> Iterator[str]:
+        """Yield the paths of all layers that have to be listened to."""
+        yield from self.columns
+        for three in self.projections.values():
+            yield from three
+        yield from self.layers.values()
+        yield from (path for path, _ in self.links.values())

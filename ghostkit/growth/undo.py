@@ -1,0 +1,143 @@
+"""Taking growth back: the inverse edits of an earlier event, applied to the network as it is now.
+
+Undoing is a growth event of its own, so a history only ever gets longer and rebuilds the network in any case. What is
+removed keeps nothing of what it learned: the change of outputs is zero while the part is still at zero, and measured
+otherwise. (Restoring the weights from before an event is rolling back, which is the trainer's to do.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ghostkit.errors import GhostkitError
+from ghostkit.growth.edits import (
+    AddBranch,
+    AddIntrinsic,
+    AddLink,
+    Edit,
+    NarrowStage,
+    RemoveBlock,
+    RemoveBranch,
+    RemoveIntrinsic,
+    RemoveLink,
+    WidenStage,
+)
+from ghostkit.growth.grow import apply_edits
+from ghostkit.growth.history import GrowthEvent, History, history_of
+
+__all__ = ["inverse_of", "standing", "undo"]
+
+
+def undo(
+    model: nn.Module,
+    event: int = -1,
+    optimizer: torch.optim.Optimizer | None = None,
+    probe: Tensor | None = None,
+    ema: nn.Module | None = None,
+    generator: torch.Generator | None = None,
+) -> GrowthEvent:
+    """Take an earlier growth event back in ``model``, in place, and note that in its history.
+
+    Args:
+        model: the host.
+        event: number of the event in ``model``'s history; negative numbers count those that still stand, -1 being the
+            last.
+        optimizer, probe, ema, generator: as for :func:`ghostkit.grow`.
+
+    Raises:
+        GhostkitError: if there is no such event, it grew nothing, was taken back already, or later ones rest on it.
+
+    >>> grow(model, AddBranch("blocks.1.0.ghost1")); undo(model)
+    """
+    history = history_of(model)
+    number = numbered(history, event)
+    if generator is None:
+        generator = torch.Generator().manual_seed(len(history.events))
+    edits = inverse_of(history, number)
+    done = apply_edits(model, edits, optimizer, probe, ema, generator, undoes=number, reason=f"undo of event {number}")
+    history.events.append(done)
+    return done
+
+
+def standing(history: History) -> list[int]:
+    """Return the numbers of the events whose edits are still there: neither taken back nor taking another one back."""
+    gone: set[int] = set()
+    for number in reversed(range(len(history.events))):
+        undone = history.events[number].undoes
+        if undone is not None and number not in gone:
+            gone |= {number, undone}
+    return [number for number, event in enumerate(history.events) if event.edits and number not in gone]
+
+
+def numbered(history: History, event: int) -> int:
+    """Return the number of the event that is meant.
+
+    Raises:
+        GhostkitError: if there is none that still stands.
+    """
+    left = standing(history)
+    if event < 0:
+        if len(left) < -event:
+            raise GhostkitError(f"undo({event}): only {len(left)} growth event(s) still stand; nothing is left to undo")
+        return left[event]
+    if event >= len(history.events):
+        raise GhostkitError(f"undo({event}): the history has {len(history.events)} event(s), numbered from 0")
+    if event not in left:
+        why = "was taken back already, or takes another one back" if history.events[event].edits else "grew nothing"
+        raise GhostkitError(f"undo({event}): this event {why}; those that stand are {left}")
+    return event
+
+
+def inverse_of(history: History, number: int) -> tuple[Edit, ...]:
+    """Return the edits that take event ``number`` back.
+
+    Raises:
+        GhostkitError: if later events rest on it, or an older version wrote it without them.
+    """
+    event = history.events[number]
+    if len(event.inverse) != len(event.edits):
+        raise GhostkitError(f"undo({number}): this event was written without what takes it back")
+    for later in standing(history):
+        if later <= number:
+            continue
+        for edit in history.events[later].edits:
+            if any(rests_on(edit, inverse) for inverse in event.inverse):
+                raise GhostkitError(
+                    f"undo({number}): event {later}, {edit}, rests on what this one grew; undo that first"
+                )
+    return event.inverse
+
+
+def rests_on(later: Edit, inverse: Edit) -> bool:
+    """Return whether a ``later`` edit would no longer make sense, or mean something else, after ``inverse``."""
+    if isinstance(inverse, RemoveBlock) and inside(places(later), f"{inverse.site}.{inverse.block}"):
+        return True
+    if isinstance(later, RemoveBlock) and inside(places(inverse), f"{later.site}.{later.block}"):
+        return True
+    # Numbers of branches and maps are counted anew when one is removed, and a split shares out what was there.
+    split = getattr(later, "init", None) == "split"
+    if isinstance(inverse, RemoveBranch) and later.site == inverse.site:
+        same = getattr(later, "kernel_size", None) == inverse.kernel_size
+        return same and (isinstance(later, RemoveBranch) or (isinstance(later, AddBranch) and split))
+    if isinstance(inverse, RemoveIntrinsic) and later.site == inverse.site:
+        return isinstance(later, RemoveIntrinsic) or (isinstance(later, AddIntrinsic) and split)
+    if isinstance(inverse, NarrowStage) and later.site == inverse.site:
+        return isinstance(later, NarrowStage) or (isinstance(later, WidenStage) and split)
+    return False
+
+
+def places(edit: Edit) -> Sequence[str]:
+    """Return the paths that an edit is about."""
+    if isinstance(edit, AddLink | RemoveLink):
+        return edit.source, edit.target
+    if isinstance(edit, RemoveBlock):
+        return (f"{edit.site}.{edit.block}.",)
+    return (edit.site,)
+
+
+def inside(paths: Sequence[str], block: str) -> bool:
+    """Return whether any of ``paths`` lies inside ``block``."""
+    return any(path.startswith(f"{block}.") for path in paths)
