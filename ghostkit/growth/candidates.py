@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from ghostkit.costs import TRAINING_PASS, LatencyTable, macs
+from ghostkit.costs import LatencyTable, macs
 from ghostkit.errors import GhostkitError, ProbeError
 from ghostkit.growth.edits import INITS, KINDS, take_down
 from ghostkit.growth.gain import fisher_gain, per_sample_gradient
@@ -23,6 +23,7 @@ from ghostkit.growth.sites import Site, sites
 
 __all__ = ["candidates"]
 
+SCORING_PASS = 2.0  # forward, and backward to inputs alone
 COLUMNS = ("edit", "site", "kind", "init", "gain", "macs", "params", "milliseconds")
 EXTRAS = ("saturation", "gain_ratio")
 
@@ -113,7 +114,9 @@ def candidates(
     silent = torch.zeros(len(images))
     responses = [(found[n].response if n in found else silent).double().cpu().numpy() for n in order]
     frame.attrs["responses"] = np.array(responses).reshape(len(responses), -1)
-    frame.attrs["macs"] = sum(TRAINING_PASS * macs(network, images) * len(images) for network in (original, *copies))
+    passes = sum(SCORING_PASS * macs(network, images) * len(images) for network in (original, *copies))
+    found_and_scored = sum(proposal.macs for proposal in proposals) + sum(scored.macs for scored in found.values())
+    frame.attrs["macs"] = passes + found_and_scored
     return frame
 
 
@@ -160,7 +163,7 @@ def scratch_copy(model: nn.Module) -> nn.Module:
             module.p = 0.0
     for parameter in scratch.parameters():
         parameter.grad = None
-        parameter.requires_grad_(True)
+        parameter.requires_grad_(False)  # gradients are wanted at layers' outputs only, which saves a third of a pass
     return scratch.train()
 
 

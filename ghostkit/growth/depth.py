@@ -7,6 +7,7 @@ no channel moves.
 from __future__ import annotations
 
 import re
+from typing import cast
 
 import torch
 from torch import nn
@@ -176,10 +177,10 @@ def stage_of(site: Site, host: nn.Module) -> tuple[str, str] | None:
 
 def link_refusal(source: Site, target: Site, host: nn.Module) -> str | None:
     """Return why no link can lead from ``source`` to ``target``; None if one can."""
-    ends = stage_of(source, host), stage_of(target, host)
-    if ends[0] is None or ends[1] is None:
+    start, end = stage_of(source, host), stage_of(target, host)
+    if start is None or end is None:
         return "links join the first ghost modules of two blocks of a ghostkit.nn.links.Stage, which hands them on"
-    (row, reads), (other, writes) = ends
+    (row, reads), (other, writes) = start, end
     names = list(host.get_submodule(row)._modules)
     if row != other or names.index(reads) >= names.index(writes):
         return "a link leads from an earlier block to a later one of the same stage"
@@ -210,10 +211,9 @@ def _(edit: AddLink, host: nn.Module, known: list[Site], generator: torch.Genera
 @take_down.register
 def _(edit: RemoveLink, host: nn.Module, known: list[Site], generator: torch.Generator) -> Surgery:
     source, target = (stage_of(growth_sites.pick(known, path), host) for path in (edit.source, edit.target))
-    there = {} if target is None else host.get_submodule(f"{'.'.join(target)}.links")
-    if source is None or target is None or source[0] != target[0] or source[1] not in there:
-        raise GhostkitError(f"{edit}: there is no such link; this block is linked to {', '.join(there) or 'no other'}")
-    name = source[1]
+    links = nn.ModuleDict() if target is None else cast(nn.ModuleDict, host.get_submodule(f"{'.'.join(target)}.links"))
+    if source is None or target is None or source[0] != target[0] or source[1] not in links:
+        raise GhostkitError(f"{edit}: there is no such link; this block is linked to {', '.join(links) or 'no other'}")
     surgery = Surgery(host, generator, inverse=AddLink(edit.source, edit.target))
-    surgery.remove(there, name)
+    surgery.remove(links, source[1])
     return surgery

@@ -99,7 +99,7 @@ class WidenStage:
         site: id of a stream site.
         channels: channels to add; where ghost modules write into the stream, a multiple of their ratio.
         init: how their weights start: ``"svd"``, ``"gradmax"``, ``"random"`` or ``"split"``.
-        tensors: path of each producer -> rows (new, in_channels, k, k) of its convolution, where a candidate found them.
+        tensors: path of each producer -> rows (new, in_channels, k, k) of its convolution, where found by a candidate.
     """
 
     kind: ClassVar[str] = "stage"

@@ -70,15 +70,17 @@ class Probe:
         for handle in self._handles:
             handle.remove()
 
-    def _hook(self, path: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        def hook(_layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def _hook(self, path: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]:
+        def hook(_layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
             if not torch.is_grad_enabled():  # a pass that only measures something
-                return
+                return None
             self.inputs[path] = inputs[0].detach()
             self.outputs[path] = output.detach()
+            if not output.requires_grad:  # all before it is frozen; a copy, since in-place activations may follow
+                output = output.detach().requires_grad_().clone()
             # A hook on the tensor, not on the module: the latter forbids the in-place activations that may follow.
-            if output.requires_grad:
-                output.register_hook(lambda gradient: self.gradients.__setitem__(path, gradient))
+            output.register_hook(lambda gradient: self.gradients.__setitem__(path, gradient))
+            return output
 
         return hook
 

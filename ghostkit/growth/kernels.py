@@ -15,10 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
-__all__ = ["best_branch", "best_directions", "best_intrinsic", "best_layer"]
+__all__ = ["best_branch", "best_directions", "best_intrinsic", "best_layer", "search_macs"]
 
 RIDGE = 1e-3  # share of the mean diagonal added to S: dead and smooth maps make it singular
-MOST_PATCHES = 2**23  # numbers unfolded at once; more samples would hardly change a second moment
+# Second moments are taken over this many samples, and over as many positions for each of their dimensions, at least.
+MOMENT_SAMPLES = 48
 
 
 def best_directions(moments: Tensor, gradient: Tensor, count: int, whiten: bool = True) -> Tensor:
@@ -66,12 +67,28 @@ def dense_gradient(x: Tensor, delta: Tensor, kernel_size: int) -> Tensor:
     return conv2d_weight(x, shape, delta.contiguous(), stride=stride, padding=kernel_size // 2)
 
 
-def unfolded(x: Tensor, kernel_size: int) -> Tensor:
-    """Return the k x k patches (samples, channels, k*k, positions) of as many samples as fit into memory."""
-    each = x[0].numel() * kernel_size**2
-    x = x[: max(1, MOST_PATCHES // max(each, 1))]
+def unfolded(x: Tensor, kernel_size: int, dimensions: int) -> Tensor:
+    """Return the k x k patches (samples, channels, k*k, positions) of enough samples for moments of ``dimensions``."""
+    positions = x.shape[2:].numel()
+    x = x[: MOMENT_SAMPLES * max(1, -(-dimensions // positions))].double()
     patches = F.unfold(x, kernel_size, padding=kernel_size // 2)
     return patches.view(len(x), x.shape[1], kernel_size**2, -1)
+
+
+def search_macs(x: Tensor, deltas: list[Tensor], kernel_size: int, grouped: bool) -> float:
+    """Return the MACs that a search for directions takes.
+
+    Args:
+        x: what the new weights read (B, channels, H, W).
+        deltas: gradients at the outputs of the layers that will read what is new.
+        kernel_size: side of the new kernels, in pixels.
+        grouped: whether each channel is searched for itself, as for branches and layers.
+    """
+    channels, positions, taps = x.shape[1], x.shape[2:].numel(), kernel_size**2
+    dimensions = taps if grouped else channels * taps
+    gradient = sum(delta.numel() * (positions if delta.dim() == 2 else 1) for delta in deltas) * channels * taps
+    samples = min(len(x), MOMENT_SAMPLES * -(-dimensions // positions))
+    return float(gradient + samples * positions * dimensions**2 * (channels if grouped else 1))
 
 
 def best_branch(intrinsic: Tensor, deltas: list[Tensor], kernel_size: int, whiten: bool = True) -> Tensor:
@@ -83,9 +100,8 @@ def best_branch(intrinsic: Tensor, deltas: list[Tensor], kernel_size: int, white
         kernel_size: k, in pixels.
         whiten: as for :func:`best_directions`.
     """
-    intrinsic = intrinsic.double()
-    gradient = torch.cat([dense_gradient(intrinsic, delta.double(), kernel_size) for delta in deltas])
-    patches = unfolded(intrinsic, kernel_size)
+    gradient = torch.cat([dense_gradient(intrinsic, delta, kernel_size) for delta in deltas]).double()
+    patches = unfolded(intrinsic, kernel_size, kernel_size**2)
     directions = best_directions(second_moments(patches), gradient.flatten(2).transpose(0, 1), 1, whiten)
     return unit_kernels(directions, kernel_size)
 
@@ -109,9 +125,10 @@ def best_layer(ghosts: Tensor, delta: Tensor, kernel_size: int) -> Tensor:
         delta: the gradient at them (B, g, H, W).
         kernel_size: k, in pixels.
     """
-    patches = unfolded(ghosts.double(), kernel_size)  # (samples, g, k*k, positions)
-    gradient = torch.einsum("bgdl,bgl->gd", patches, delta[: len(patches)].double().flatten(2))
-    return unit_kernels(best_directions(second_moments(patches), gradient[:, None], count=1), kernel_size)
+    maps, shape = ghosts.shape[1], (ghosts.shape[1], 1, kernel_size, kernel_size)
+    gradient = conv2d_weight(ghosts, shape, delta.contiguous(), padding=kernel_size // 2, groups=maps).double()
+    moments = second_moments(unfolded(ghosts, kernel_size, kernel_size**2))
+    return unit_kernels(best_directions(moments, gradient.view(maps, 1, -1), count=1), kernel_size)
 
 
 def best_intrinsic(x: Tensor, deltas: list[Tensor], conv: nn.Conv2d, count: int, whiten: bool = True) -> Tensor:
@@ -124,9 +141,9 @@ def best_intrinsic(x: Tensor, deltas: list[Tensor], conv: nn.Conv2d, count: int,
         count: filters wanted; beyond in_channels * k * k they repeat the last direction, which only noise could tell.
         whiten: as for :func:`best_directions`.
     """
-    x, side = x.double(), conv.kernel_size[0]
-    gradient = torch.cat([dense_gradient(x, delta.double(), side) for delta in deltas])
-    patches = unfolded(x, side).flatten(1, 2)  # (samples, in_channels * k * k, positions)
+    side = conv.kernel_size[0]
+    gradient = torch.cat([dense_gradient(x, delta, side) for delta in deltas]).double()
+    patches = unfolded(x, side, x.shape[1] * side**2).flatten(1, 2)  # (samples, in_channels * k * k, positions)
     moments = second_moments(patches[:, None])
     most = min(count, patches.shape[1])
     directions = best_directions(moments, gradient.flatten(1)[None], most, whiten)[0]

@@ -22,12 +22,12 @@ from ghostkit.growth.edits import (
     AddIntrinsic,
     AddLink,
     DeepenBranches,
-    Edit,
+    Growth,
     WidenStage,
     take_down,
 )
 from ghostkit.growth.gain import Probe
-from ghostkit.growth.kernels import best_branch, best_intrinsic, best_layer
+from ghostkit.growth.kernels import best_branch, best_intrinsic, best_layer, search_macs
 from ghostkit.growth.layers import default_rows, reader
 from ghostkit.growth.sites import Site
 from ghostkit.growth.width import ALPHA, stream_at
@@ -48,10 +48,12 @@ class Proposal:
     Args:
         edit: the edit that growth would apply.
         attached: the edit that is attached for the score; it differs for splits only.
+        macs: what finding its weights took.
     """
 
-    edit: Edit
-    attached: Edit
+    edit: Growth
+    attached: Growth
+    macs: float = 0.0
 
 
 @dataclass
@@ -159,9 +161,9 @@ def propose(
             yield alike(AddLink(source, target))
 
 
-def alike(edit: Edit) -> Proposal:
+def alike(edit: Growth, macs: float = 0.0) -> Proposal:
     """Return the proposal that attaches what it would grow."""
-    return Proposal(edit, edit)
+    return Proposal(edit, edit, macs)
 
 
 def block_proposal(model: nn.Module, known: list[Site], site: Site, init: str, generator: torch.Generator) -> Proposal:
@@ -179,12 +181,13 @@ def layer_proposal(
     """Return the proposal of one more layer over a module's ghost maps."""
     module = cast(GhostModule, model.get_submodule(site.id))
     rows = default_rows(torch.empty(1, 1, 3, 3), module.ghosts, generator)
-    init = "random"
+    init, spent = "random", 0.0
     if set(inits) & {"svd", "gradmax"}:
         init = "svd"
-        found = best_layer(cast(Tensor, seen.ghosts), cast(Tensor, seen.ghost_delta), 3)
+        ghosts, delta = cast(Tensor, seen.ghosts), cast(Tensor, seen.ghost_delta)
+        found, spent = best_layer(ghosts, delta, 3), search_macs(ghosts, [delta[:, :1]], 3, grouped=True)
         rows[: len(found)] = found  # ghost maps that are cut off keep random kernels
-    return alike(DeepenBranches(site.id, 3, init, {"rows": rows}))
+    return alike(DeepenBranches(site.id, 3, init, {"rows": rows}), spent)
 
 
 def module_proposals(
@@ -202,21 +205,22 @@ def module_proposals(
     for side in kernel_sizes if "branch" in kinds else ():
         if init == "split" and side not in module.branches():
             continue
-        if init in ("svd", "gradmax"):
+        if searched(init):
             rows = best_branch(cast(Tensor, seen.intrinsic), seen.deltas, side, whiten=init == "svd")
         elif init == "split":
             operation = next(operation for _, operation in module.operations() if operation.kernel_size == side)
             rows = noisy(operation.conv.weight.detach()[:: operation.branches], generator)
         else:
             rows = default_rows(torch.empty(1, 1, side, side), module.intrinsic_channels, generator)
-        yield proposed(AddBranch(site.id, side, init), {"rows": rows})
+        spent = search_macs(cast(Tensor, seen.intrinsic), seen.deltas, side, grouped=True) if searched(init) else 0.0
+        yield proposed(AddBranch(site.id, side, init), {"rows": rows}, spent)
     if "intrinsic" in kinds:
         count = max(1, round(module.intrinsic_channels * INTRINSIC_SHARE))
         edit = AddIntrinsic(site.id, count, init)
-        conv, path = module.primary, f"{site.id}.primary_conv.0"
-        yield proposed(
-            edit, {"rows": found_rows(edit, model, known, path, conv, seen.inputs[site.id], seen, generator)}
-        )
+        conv, path, x = module.primary, f"{site.id}.primary_conv.0", seen.inputs[site.id]
+        rows = found_rows(edit, model, known, path, conv, x, seen, generator)
+        spent = search_macs(x, seen.deltas, conv.kernel_size[0], grouped=False) if searched(init) else 0.0
+        yield proposed(edit, {"rows": rows}, spent)
 
 
 def stage_proposals(
@@ -230,21 +234,28 @@ def stage_proposals(
         return
     count = max(1, round(stream.maps * INTRINSIC_SHARE))
     edit = replace(edit, channels=count * stream.ratio)
-    tensors = {}
+    tensors, spent = {}, 0.0
     for path in site.producers:
         layer = model.get_submodule(path)
         conv = layer.primary if isinstance(layer, GhostModule) else layer
         if isinstance(conv, nn.Conv2d):  # a layer of the user's own starts as its rule says
             name = f"{path}.primary_conv.0" if isinstance(layer, GhostModule) else path
             tensors[path] = found_rows(edit, model, known, name, conv, seen.inputs[path], seen, generator)
-    yield proposed(edit, tensors)
+            if searched(init):
+                spent += search_macs(seen.inputs[path], seen.deltas, conv.kernel_size[0], grouped=False)
+    yield proposed(edit, tensors, spent)
 
 
-def proposed(edit: AddBranch | AddIntrinsic | WidenStage, tensors: dict[str, Tensor]) -> Proposal:
-    """Return the proposal of ``edit`` with the weights found for it; a split grows exact copies, which are not those."""
+def searched(init: str) -> bool:
+    """Return whether weights that start so are searched for."""
+    return init in ("svd", "gradmax")
+
+
+def proposed(edit: AddBranch | AddIntrinsic | WidenStage, tensors: dict[str, Tensor], macs: float) -> Proposal:
+    """Return the proposal of ``edit`` with the weights found for it; what a split grows are exact copies instead."""
     if edit.init == "split":
-        return Proposal(edit, replace(edit, init="svd", tensors=tensors))
-    return alike(replace(edit, tensors=tensors))
+        return Proposal(edit, replace(edit, init="svd", tensors=tensors), macs)
+    return alike(replace(edit, tensors=tensors), macs)
 
 
 def found_rows(

@@ -23,7 +23,7 @@ from ghostkit.growth.edits import (
     AddIntrinsic,
     AddLink,
     DeepenBranches,
-    Edit,
+    Growth,
     WidenStage,
     take_down,
 )
@@ -83,6 +83,13 @@ class Part:
         """Return the gradient of the numbers for each sample (B, numbers)."""
         return per_sample_gradient(self.layer, self.features, self.delta)
 
+    def macs(self) -> float:
+        """Return the MACs that residual features and per-sample gradients take."""
+        new, there = self.features.shape[1], 0 if self.existing is None else self.existing.shape[1]
+        taps = self.layer.kernel_size[0] ** 2 if isinstance(self.layer, nn.Conv2d) else 1
+        each = self.features.numel() // max(new, 1)  # samples times positions
+        return float(each * there * (there + 2 * new) + self.delta.numel() * new * taps)
+
     def moments(self) -> Tensor:
         """Return the second moments (1, d, d) of what the numbers multiply."""
         patches = patches_of(self.layer, self.features)
@@ -92,6 +99,10 @@ class Part:
 @dataclass
 class Taps(Part):
     """The taps beside the centre of a new layer's depthwise kernels, each map for itself."""
+
+    def macs(self) -> float:
+        """Return the MACs that per-sample gradients of depthwise kernels take."""
+        return float(2 * self.features.numel() * cast(nn.Conv2d, self.layer).kernel_size[0] ** 2)
 
     def news(self) -> Part:
         """Return the part; what the centre tap explains is left out in any case."""
@@ -144,17 +155,19 @@ class Scored:
         gain: in the units of the score.
         numbers: how many are born at zero.
         response: by how much a step would lower the loss of each sample, to first order (B,).
+        macs: what scoring it took, beside the passes that all candidates share.
     """
 
     gain: float
     numbers: int
     response: Tensor
+    macs: float
 
 
 def score_attached(
     original: nn.Module,
     known: list[Site],
-    edits: Sequence[Edit],
+    edits: Sequence[Growth],
     images: Any,
     targets: Any,
     loss: Loss,
@@ -190,12 +203,12 @@ def score_attached(
                 gain += SCORES[score](part, news, gradients)
                 size += gradients.shape[1]
                 response = response.to(gradients) + gradients @ newton_step(gradients)
-            found[number] = Scored(gain, size, response)
+            found[number] = Scored(gain, size, response, sum(part.macs() for part in parts))
     return found, copies
 
 
 def attached(
-    original: nn.Module, known: list[Site], edits: Sequence[Edit], numbers: list[int], generator: torch.Generator
+    original: nn.Module, known: list[Site], edits: Sequence[Growth], numbers: list[int], generator: torch.Generator
 ) -> tuple[nn.Module, ZeroBorn]:
     """Return a copy of ``original`` with those of ``edits`` attached, and who owns its zero-born numbers."""
     scratch, born = copy.deepcopy(original), ZeroBorn()
@@ -207,11 +220,11 @@ def attached(
     return scratch, born
 
 
-def fitted(edit: Edit, scratch: nn.Module, known: list[Site], born: ZeroBorn) -> Edit:
+def fitted(edit: Growth, scratch: nn.Module, known: list[Site], born: ZeroBorn) -> Growth:
     """Return ``edit`` with weights that leave out what has been attached beside it, which they were not found for."""
-    tensors = getattr(edit, "tensors", None)
-    if tensors is None or isinstance(edit, AddBlock | DeepenBranches | AddLink):
-        return edit  # a block names its width, and layers come first
+    if isinstance(edit, AddBlock | DeepenBranches | AddLink) or edit.tensors is None:
+        return edit  # a block names its width, layers come first, and links have no weights
+    tensors = edit.tensors
     if isinstance(edit, AddBranch):
         rows, maps = tensors["rows"], cast(GhostModule, scratch.get_submodule(edit.site)).intrinsic_channels
         return replace(edit, tensors={"rows": F.pad(rows, (0, 0, 0, 0, 0, 0, 0, maps - len(rows)))})
@@ -225,7 +238,7 @@ def fitted(edit: Edit, scratch: nn.Module, known: list[Site], born: ZeroBorn) ->
             full[:, owners < 0] = rows
             rows = full
         wider[name] = rows
-    return replace(edit, tensors=wider)  # type: ignore[type-var]
+    return replace(edit, tensors=wider)
 
 
 def parts_of(born: ZeroBorn, layers: dict[str, nn.Module], probe: Probe) -> dict[int, list[Part]]:

@@ -194,12 +194,14 @@ def apply_remove(host: nn.Module, remove: Remove, optimizer: torch.optim.Optimiz
         del container._modules[remove.key]
     else:
         container._modules[remove.key] = copy.deepcopy(remove.instead).train(host.training)
-    for group in optimizer.param_groups if optimizer is not None else ():
+    if optimizer is None:
+        return
+    for group in optimizer.param_groups:
         left = [number for number, parameter in enumerate(group["params"]) if id(parameter) not in gone]
         for name in ("params", "param_names"):
             if name in group:
                 group[name][:] = [group[name][number] for number in left]
-    for parameter in [p for p in optimizer.state if id(p) in gone] if optimizer is not None else ():
+    for parameter in [parameter for parameter in optimizer.state if id(parameter) in gone]:
         del optimizer.state[parameter]
 
 

@@ -1,8 +1,8 @@
 """What the width edits do: branches, intrinsic maps and whole residual streams, added and removed.
 
-A ghost module's output is laid out as its intrinsic maps, then the ghost maps of each cheap operation, group-major. Every
-width edit comes down to a :class:`~ghostkit.growth.channels.ChannelMap` for each part of the module, from which follows
-the map of its output, and from that what happens to all that reads it.
+A ghost module's output is laid out as its intrinsic maps, then the ghost maps of each cheap operation, group-major.
+Every width edit comes down to a :class:`~ghostkit.growth.channels.ChannelMap` for each part of the module, from which
+follows the map of its output, and from that what happens to all that reads it.
 """
 
 from __future__ import annotations
@@ -329,18 +329,19 @@ def stream_at(edit: WidenStage | NarrowStage, host: nn.Module, known: list[Site]
         first = next(iter(dense.values()))
         return site, Stream({}, dense, 1, cast(Tensor, first.weight).shape[0])
     layouts = {path: (module.intrinsic_channels, *module.branches().values()) for path, module in ghosts.items()}
+    leader = next(iter(ghosts))
     for path, module in ghosts.items():
         if module.out_channels != module.intrinsic_channels + module.ghosts:
             raise GhostkitError(
                 f"{edit}: {path!r} cuts its ghost maps off at {module.out_channels} of "
                 f"{module.intrinsic_channels + module.ghosts}, so its channels have no place to grow in this stream"
             )
-        if layouts[path] != layouts[site_first := next(iter(ghosts))]:
+        if layouts[path] != layouts[leader]:
             raise GhostkitError(
-                f"{edit}: {path!r} lays its channels out as intrinsic maps and branches {layouts[path]}, {site_first!r} "
-                f"as {layouts[site_first]}; a stream has one order of channels"
+                f"{edit}: {path!r} lays its channels out as intrinsic maps and branches {layouts[path]}, {leader!r} as "
+                f"{layouts[leader]}; a stream has one order of channels"
             )
-    maps, *branches = layouts[next(iter(ghosts))]
+    maps, *branches = layouts[leader]
     return site, Stream(ghosts, dense, 1 + sum(branches), maps)
 
 
