@@ -18,6 +18,8 @@ from ghostkit.errors import GhostkitError
 
 __all__ = ["RunConfig"]
 
+ROUNDING = 1e-9
+
 
 class RunConfig(BaseModel):
     """What one run trains, on what, how it grows, and when it stops.
@@ -39,6 +41,8 @@ class RunConfig(BaseModel):
     model: str = Field("seedling", description="a name that ghostkit.build knows")
     model_options: dict[str, Any] = Field(default_factory=dict, description="further arguments of ghostkit.build")
 
+    weights: str | None = Field(None, description="start from this file of weights, or from this checkpoint's folder")
+
     # How it is trained.
     epochs: float = Field(36.0, gt=0, description="passes over the training images; ignored when compute is set")
     compute: float | None = Field(None, gt=0, description="stop at this many training MACs, scoring included")
@@ -47,25 +51,53 @@ class RunConfig(BaseModel):
     learning_rate: float = Field(0.1, gt=0, description="held constant while the network may grow")
     weight_decay: float = Field(5e-4, ge=0, description="L2 for sgd and adam, decoupled for adamw")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all classes")
+    ema: float | None = Field(None, gt=0, lt=1, description="evaluate a moving average of the weights, decaying so")
     anneal_from: float = Field(0.6, ge=0, le=1, description="share of the run after which the rate falls to zero")
 
     # When it grows, where, how, how much.
-    when: Literal["interval", "plateau", "never"] = Field("interval", description="what triggers a growth event")
+    when: Literal["interval", "plateau", "gain-ratio", "never"] = Field(
+        "interval", description="what triggers a growth event"
+    )
     grow_every: float = Field(0.05, gt=0, le=1, description="interval: share of the run between two growth events")
     grow_from: float = Field(0.05, ge=0, le=1, description="no growth event before this share of the run")
     grow_until: float = Field(0.4, ge=0, le=1, description="no growth event after this share of the run")
     patience: int = Field(3, ge=1, description="plateau: evaluations without a better training loss")
-    where: Literal["gain-per-mac", "gain-per-parameter", "gain-per-millisecond", "round-robin", "random"] = Field(
-        "gain-per-mac", description="how candidates are ranked"
+    ratio: float = Field(1.0, ge=0, description="gain-ratio: grow above this ratio of new gain to the gain there is")
+    where: Literal[
+        "gain-per-mac",
+        "gain-per-parameter",
+        "gain-per-millisecond",
+        "round-robin",
+        "random",
+        "activation-rank",
+        "sprout",
+    ] = Field("gain-per-mac", description="how candidates are ranked")
+    score: Literal["fisher", "raw", "scaled", "residual", "whitened"] = Field(
+        "fisher", description="what a candidate's gain is"
     )
-    how: Literal["svd", "random", "split"] = Field("svd", description="how new weights start")
-    kinds: tuple[Literal["branch", "intrinsic", "block"], ...] = Field(
+    how: Literal["svd", "gradmax", "random", "split", "clone"] = Field("svd", description="how new weights start")
+    kinds: tuple[Literal["branch", "intrinsic", "stage", "block", "layer", "link"], ...] = Field(
         ("branch", "intrinsic", "block"), min_length=1, description="the kinds of edit that may be applied"
     )
     kernel_sizes: tuple[Literal[3, 5, 7], ...] = Field(
         (3, 5), min_length=1, description="kernels a new branch may have"
     )
     share: float = Field(0.2, gt=0, le=1, description="share of the budget's room that one growth event may spend")
+    window: float = Field(
+        0.02, gt=0, le=1, description="share of the run for which sprouts are trained or an event watched"
+    )
+    roll_back: float | None = Field(
+        None, ge=0, description="take an event back if the loss is higher by so many nats a window later"
+    )
+    give_up: int | None = Field(4, ge=1, description="growth is over after so many looks in a row that brought nothing")
+    warm_up: int = Field(0, ge=0, description="steps over which the learning rate of new weights rises to that of all")
+    newcomer_rate: Literal["constant", "variance-transfer"] = Field(
+        "constant", description="learning rate of new weights: that of all, or in proportion to their norm"
+    )
+    resolution: float = Field(1.0, gt=0, le=1, description="side of the training images at first, as a share")
+    resolution_until: float = Field(
+        0.0, ge=0, le=1, description="share of the run after which images have their full side"
+    )
     budget_params: int | None = Field(None, gt=0, description="parameters that growth may not exceed")
     budget_macs: int | None = Field(None, gt=0, description="MACs per image that growth may not exceed")
     budget_milliseconds: float | None = Field(None, gt=0, description="measured latency that growth may not exceed")
@@ -106,6 +138,15 @@ class RunConfig(BaseModel):
                 f"grow_from={self.grow_from} lies after grow_until={self.grow_until}, so growth could never happen; "
                 "set grow_from below grow_until, or when='never'"
             )
+        if self.when == "plateau":
+            looks = int((min(self.grow_until, 1.0) - ROUNDING) / self.evaluate_every) + 1
+            if looks <= self.patience:
+                raise ValueError(
+                    f"patience={self.patience} is not reached by the {looks} evaluations up to "
+                    f"grow_until={self.grow_until}, so growth could never happen; lower it, or evaluate_every"
+                )
+        if self.where == "sprout" and self.roll_back is not None:
+            raise ValueError("where='sprout' settles its events by itself; leave roll_back out")
         return self
 
     def changed(self, **values: Any) -> RunConfig:

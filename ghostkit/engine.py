@@ -1,12 +1,16 @@
 """The growth engine of a run: looks at the network through its probe batch, decides by its policy, and grows it.
 
-It is what a trainer asks once a step and what a person asks by hand. It knows neither data sets nor files.
+It is what a trainer asks once a step and what a person asks by hand. It knows neither data sets nor files. Some events
+are only decided a window later: sprouts are trained before the best of them are kept, and an event that is watched is
+rolled back if it hurt. :meth:`Engine.settle` does both.
 """
 
 from __future__ import annotations
 
+import copy
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,10 +19,15 @@ import torch
 from torch import Tensor, nn
 
 from ghostkit.costs import LatencyTable, evaluating, layer_costs, macs, params
+from ghostkit.errors import ProbeError
 from ghostkit.growth.candidates import candidates
+from ghostkit.growth.edits import ORDER, Edit
 from ghostkit.growth.grow import apply_edits
 from ghostkit.growth.history import GrowthEvent, history_of
-from ghostkit.growth.policy import Budget, Policy, PolicyState, choose
+from ghostkit.growth.policy import COST_OF, Budget, Choice, Policy, PolicyState, choose, observe_event
+from ghostkit.growth.rates import NewcomerRates
+from ghostkit.growth.undo import inverse_of, numbered
+from ghostkit.snapshot import Snapshot
 
 __all__ = ["Engine"]
 
@@ -34,11 +43,14 @@ class Engine:
         probe: images and targets that candidates are scored on, the same ones through the whole run.
         policy: when, where and how much.
         budget: what growth may not exceed.
-        settings: further arguments of :func:`ghostkit.candidates`: kinds, kernel_sizes, how.
+        settings: further arguments of :func:`ghostkit.candidates`: kinds, kernel_sizes, how, score.
         generator: where growth draws from; its own, so that an event that adds nothing changes nothing.
+        average: a moving average of the weights that is kept in step.
+        rates: what new tensors learn at, where they do not learn like all others.
         state: what the policy remembers.
         latency: milliseconds by kind of layer.
         seedling: what the network cost before it grew; measured when None.
+        snapshot: the network from before the event that is being watched.
         spent: MACs that scoring and measuring took since they were last collected.
     """
 
@@ -50,9 +62,12 @@ class Engine:
     budget: Budget
     settings: dict[str, Any]
     generator: torch.Generator
+    average: nn.Module | None = None
+    rates: NewcomerRates | None = None
     state: PolicyState = field(default_factory=PolicyState)
     latency: LatencyTable = field(default_factory=LatencyTable)
     seedling: dict[str, float] | None = None
+    snapshot: Snapshot | None = None
     spent: float = 0.0
 
     def __post_init__(self) -> None:
@@ -67,34 +82,159 @@ class Engine:
     def candidates(self) -> pd.DataFrame:
         """Return what could be grown now, best first."""
         frame = candidates(
-            self.model, *self.probe, self.loss, latency=self.latency, generator=self.generator, **self.settings
+            self.model,
+            *self.probe,
+            self.loss,
+            latency=self.latency,
+            generator=self.generator,
+            extras=self.policy.extras,
+            **self.settings,
         )
         self.spent += frame.attrs["macs"]
         return frame
 
-    def grow(self, **context: Any) -> GrowthEvent:
+    def grow(self, progress: float = 0.0, **context: Any) -> GrowthEvent:
         """Score the candidates, choose among them, apply the choice, and note the event in the network's history.
 
         Args:
-            **context: further fields of the event: step, epoch, progress, compute.
+            progress: share of the run done.
+            **context: further fields of the event: step, epoch, compute.
         """
+        started = time.perf_counter()
         before = self.costs()
         if self.seedling is None:
             self.seedling = before
-        frame = self.candidates()
-        allowance = {unit: self.policy.share * size for unit, size in self.budget.room(self.seedling).items()}
-        choice = choose(frame, self.policy, self.state, self.budget.room(before), allowance, self.generator)
-        context |= {"reason": choice.reason, "candidates": tuple(plain_rows(frame, choice.rows))}
-        started = time.perf_counter()
-        edits = [frame["edit"].iloc[row] for row in choice.rows]
+        loss: float | None = None
+        try:
+            frame = self.candidates()
+            allowance = {unit: self.policy.share * size for unit, size in self.budget.room(self.seedling).items()}
+            room = self.budget.room(before)
+            choice = choose(frame, self.policy, self.state, room, allowance, self.generator)
+            choice = self._affordable(frame, choice)
+            loss = self._probe_loss()
+        except ProbeError as error:
+            frame, choice = pd.DataFrame({"edit": []}), Choice((), f"no growth: {error}")
+        rows = tuple(plain_rows(frame, choice.rows))
+        edits = in_order(frame, choice.rows)
+        sprouting = self.policy.where == "sprout"
+        if edits and (sprouting or self.policy.roll_back is not None):
+            self.state.settle_at = min(progress + self.policy.window, 1.0)
+            self.state.settling = 1 + len(history_of(self.model).events)
+            self.snapshot = None if sprouting else Snapshot.of(self.model, self.optimizer, self.average)
+        reason = choice.reason + observe_event(self.policy, self.state, bool(edits), loss)
+        context |= {"progress": progress, "reason": reason, "candidates": rows, "loss_before": loss}
+        return self._note(edits, before, started, **context)
+
+    def _affordable(self, frame: pd.DataFrame, choice: Choice) -> Choice:
+        """Return ``choice`` without the last of its edits that together cost more than the budget has left.
+
+        Edits at both ends of one layer cost more together than apart: its weights are rows times columns.
+        """
+        rows, limits = list(choice.rows), self.budget.limits()
+        while len(rows) > 1:
+            grown = copy.deepcopy(self.model)
+            apply_edits(grown, in_order(frame, rows), None, None, None, torch.Generator().manual_seed(0))
+            image = self.probe[0][:1]
+            cost = {"params": float(params(grown)), "macs": float(macs(grown, image))}
+            if "milliseconds" in limits:
+                cost["milliseconds"] = self.latency.total(layer_costs(grown, image).values(), image.device)
+            if all(cost[unit] <= limit for unit, limit in limits.items()):
+                break
+            rows.pop()
+        return replace(choice, rows=tuple(rows))
+
+    def apply(self, edits: Sequence[Edit], **context: Any) -> GrowthEvent:
+        """Apply ``edits``, as a person asked for by hand, and note the event; arguments as for :meth:`grow`.
+
+        An event that is still being watched, or sprouts that are still being trained, stay as they are from now on.
+        """
+        self.state.settle_at, self.snapshot = None, None
+        return self._note(edits, self.costs(), time.perf_counter(), loss_before=self._probe_loss(), **context)
+
+    def undo(self, event: int = -1, **context: Any) -> GrowthEvent:
+        """Take an earlier event back and note that; arguments as for :func:`ghostkit.undo` and :meth:`grow`."""
+        history = history_of(self.model)
+        number = numbered(history, event)
+        edits = inverse_of(history, number)
+        return self.apply(edits, undoes=number, **{"reason": f"undo of event {number}", **context})
+
+    def settle(self, **context: Any) -> GrowthEvent | None:
+        """Keep or remove sprouts, or roll the last event back if it hurt; None if all stays as it is.
+
+        Args:
+            **context: fields of the event, as for :meth:`grow`.
+        """
+        self.state.settle_at = None
+        if self.policy.where == "sprout":
+            return self._thin_out(**context)
+        snapshot, self.snapshot = self.snapshot, None
+        number = int(self.state.settling or 0)
+        last = history_of(self.model).events[number - 1]
+        loss, limit = self._probe_loss(), self.policy.roll_back
+        if snapshot is None or limit is None or last.loss_before is None or loss <= last.loss_before + limit:
+            return None
+        started, before = time.perf_counter(), self.costs()
+        reason = f"rolled back: the loss of the probe went from {last.loss_before:.4g} to {loss:.4g}"
+
+        def restore() -> None:
+            snapshot.restore(self.model, self.optimizer, self.average)
+
+        edits = inverse_of(history_of(self.model), number)
+        context |= {"undoes": number, "reason": reason, "loss_before": loss}
+        return self._note(edits, before, started, then=restore, **context)
+
+    def note_resolution(self, side: int, full: int, **context: Any) -> GrowthEvent:
+        """Note that the training images have another side from now on, in pixels; arguments as for :meth:`grow`."""
+        reason = f"training images are {side} of {full} pixels wide"
+        return self._note((), self.costs(), time.perf_counter(), resolution=side, **{**context, "reason": reason})
+
+    def _thin_out(self, **context: Any) -> GrowthEvent | None:
+        """Keep those sprouts of the last event that earned their cost, and remove the rest."""
+        started, before = time.perf_counter(), self.costs()
+        last = history_of(self.model).events[int(self.state.settling or 0) - 1]
+        loss, unit = self._probe_loss(), next(iter(self.budget.limits()), COST_OF["sprout"][0])
+        price = {row["edit"]: float(row[unit]) for row in last.candidates if row["chosen"]}
+        earned = []
+        for edit, inverse in zip(last.edits, reversed(last.inverse), strict=True):
+            without = copy.deepcopy(self.model)
+            apply_edits(without, [inverse], None, None, None, self.generator)
+            earned.append((self._probe_loss(without) - loss, price[str(edit)], inverse))
+        self.spent += len(earned) * self.macs * len(self.probe[0])
+        assert self.seedling is not None
+        allowance = self.policy.share * self.budget.room(self.seedling).get(unit, float("inf"))
+        kept, paid, gone = 0, 0.0, []
+        for brought, cost, inverse in sorted(earned, key=lambda one: -one[0] / max(one[1], 1e-9)):
+            if brought > 0 and (not kept or paid + cost <= allowance):
+                kept, paid = kept + 1, paid + cost
+            else:
+                gone.append(inverse)
+        if not gone:
+            return None
+        reason = f"sprouts: {kept} of {len(earned)} earned their cost, the others are removed"
+        return self._note(gone, before, started, loss_before=loss, **{**context, "reason": reason})
+
+    def _note(
+        self,
+        edits: Sequence[Edit],
+        before: dict[str, float],
+        started: float,
+        then: Callable[[], None] | None = None,
+        **context: Any,
+    ) -> GrowthEvent:
+        """Apply ``edits``, do ``then``, and append the event with everything measured about it to the history."""
         if edits:
             images = self.probe[0]
-            loss_before = self._probe_loss()
-            event = apply_edits(self.model, edits, self.optimizer, images, None, self.generator, **context)
-            event = replace(event, loss_before=loss_before, loss_after=self._probe_loss())
+            following = nullcontext() if self.rates is None else self.rates.following(int(context.get("step", 0)))
+            with following as follow:
+                event = apply_edits(
+                    self.model, edits, self.optimizer, images, self.average, self.generator, follow=follow, **context
+                )
+            if then is not None:
+                then()
             self.params, self.macs = event.params_after, event.macs_after or self.macs
-            # The measurements around an event are forward passes too: outputs and loss, before and after, and BN.
-            self.spent += 5.0 * self.macs * len(images)
+            event = replace(event, loss_after=self._probe_loss())
+            # The measurements around an event are forward passes too: outputs before and after, and BN.
+            self.spent += 3.0 * self.macs * len(images)
         else:
             size = {"params_before": self.params, "params_after": self.params}
             event = GrowthEvent((), **{**size, "macs_before": self.macs, "macs_after": self.macs, **context})
@@ -107,9 +247,17 @@ class Engine:
         history_of(self.model).events.append(event)
         return event
 
-    def _probe_loss(self) -> float:
-        with evaluating(self.model):
-            return float(self.loss(self.model, *self.probe))
+    def _probe_loss(self, model: nn.Module | None = None) -> float:
+        """Return the loss of the network, or of a copy, on the probe batch in eval mode, in nats."""
+        model = self.model if model is None else model
+        self.spent += self.macs * len(self.probe[0])
+        with evaluating(model):
+            return float(self.loss(model, *self.probe))
+
+
+def in_order(frame: pd.DataFrame, rows: Sequence[int]) -> list[Edit]:
+    """Return the edits of these candidates in the order in which they fit beside each other."""
+    return sorted((frame["edit"].iloc[row] for row in rows), key=lambda edit: ORDER.index(type(edit)))
 
 
 def plain_rows(frame: pd.DataFrame, chosen: tuple[int, ...]) -> Iterator[dict[str, Any]]:

@@ -9,29 +9,45 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from ghostkit.averaging import moving_average
 from ghostkit.checkpoint import load, load_state, save
+from ghostkit.checks import check_accepts, check_can_grow, one_image
 from ghostkit.config import RunConfig
-from ghostkit.costs import TRAINING_PASS, LatencyTable, evaluating, latency, macs
+from ghostkit.costs import TRAINING_PASS, LatencyTable, latency, macs
 from ghostkit.data import ImageData, Split, batch_count, batches
 from ghostkit.data import load as load_data
+from ghostkit.data.splits import resized
+from ghostkit.devices import OPTIMIZERS, make_fabric, make_optimizer, move_state
 from ghostkit.engine import Engine
 from ghostkit.errors import GhostkitError
 from ghostkit.events import CheckpointSaved, Evaluated, Event, Finished, Grown, StepDone
+from ghostkit.growth.edits import Edit
 from ghostkit.growth.history import GrowthEvent, history_of
-from ghostkit.growth.policy import ROUNDING, Budget, Policy, PolicyState, due, observe_loss
-from ghostkit.nn.zoo import build
+from ghostkit.growth.policy import (
+    ROUNDING,
+    Budget,
+    Policy,
+    PolicyState,
+    due,
+    due_to_settle,
+    observe_loss,
+    side_share,
+)
+from ghostkit.growth.rates import NewcomerRates
+from ghostkit.progress import Progress
 from ghostkit.runs import Run, RunFolder
+from ghostkit.snapshot import Snapshot, part, prefixed
+from ghostkit.start import starting_network
 from ghostkit.tasks.classification import Scores, cross_entropy, evaluate
 
 __all__ = ["Trainer", "train"]
@@ -39,32 +55,6 @@ __all__ = ["Trainer", "train"]
 EVALUATION_BATCH = 256
 # A batch of fewer MACs than this is faster on one thread: waiting for a second one takes longer than the work.
 MACS_WORTH_THREADS = 5e7
-OPTIMIZERS: dict[str, Any] = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-
-
-@dataclass
-class Progress:
-    """The counters of a run, all of them plain numbers.
-
-    Args:
-        step: optimizer steps taken.
-        epoch: passes over the training images begun.
-        batch: batches of the current epoch taken.
-        compute: training MACs spent, scoring included.
-        seconds: time spent in the loop, over all sittings.
-        next_evaluation: share of the run at which the next evaluation is due.
-        losses: sum of the batch losses since the last evaluation, each times its images.
-        images: images since then.
-    """
-
-    step: int = 0
-    epoch: int = 0
-    batch: int = 0
-    compute: float = 0.0
-    seconds: float = 0.0
-    next_evaluation: float = 0.0
-    losses: float = 0.0
-    images: int = 0
 
 
 class Trainer:
@@ -92,10 +82,11 @@ class Trainer:
         self.loss = cross_entropy(config.label_smoothing)
         self.progress = Progress()
         self._random = torch.Generator().manual_seed(config.seed + 3).get_state()
+        self._small_macs: tuple[tuple[int, ...], int] | None = None
         self.run = None if folder is None else RunFolder(folder)
         checkpoint = None if self.run is None else self.run.begin(config)
         if checkpoint is None:
-            model = self._seedling()
+            model = self._start()
             optimizer = make_optimizer(config, model)
         else:
             model, optimizer = load(checkpoint, OPTIMIZERS[config.optimizer])
@@ -103,10 +94,14 @@ class Trainer:
         self.model: nn.Module = model.to(self.fabric.device)
         self.optimizer: torch.optim.Optimizer = optimizer
         move_state(optimizer)
-        self._check_accepts_the_images()
+        check_accepts(self.model, config, self.data, one_image(self.data, self.fabric.device))
         self._set_threads()
         self._wrapped, self._stepper = self.fabric.setup(self.model, self.optimizer)
         self._wrapped.train()  # measuring puts it into eval mode for its own time only
+        self.average = None if config.ema is None else moving_average(self.model, config.ema)
+        rates = None
+        if config.warm_up or config.newcomer_rate != "constant":
+            rates = NewcomerRates(self.model, config.warm_up, config.newcomer_rate == "variance-transfer")
         self.engine = Engine(
             self.model,
             self.optimizer,
@@ -114,11 +109,14 @@ class Trainer:
             self._probe(),
             Policy(**{name: getattr(config, name) for name in Policy.__dataclass_fields__}),
             Budget(config.budget_params, config.budget_macs, config.budget_milliseconds),
-            {"kinds": config.kinds, "kernel_sizes": config.kernel_sizes, "how": config.how},
+            {name: getattr(config, name) for name in ("kinds", "kernel_sizes", "how", "score")},
             torch.Generator().manual_seed(config.seed + 1),
+            average=self.average,
+            rates=rates,
         )
         if checkpoint is None:
             self._set_budget()
+            check_can_grow(self.model, config, self._steps if config.compute is None else None)
             history_of(self.model).image = tuple(self.engine.probe[0].shape[1:])
         else:
             self._restore(checkpoint)
@@ -147,6 +145,10 @@ class Trainer:
         while self.done < 1:
             for images, targets in self._epoch():
                 self._set_rate()
+                event = self._resolution(images)
+                if event is not None:
+                    yield Grown(event)
+                    clock = time.perf_counter()
                 loss = self._step(images, targets)
                 tick()
                 yield StepDone(progress.step, self.done, loss)
@@ -158,8 +160,7 @@ class Trainer:
                     yield evaluated
                     clock = time.perf_counter()
                     worth_saving = True
-                if due(self.engine.policy, self.engine.state, self.done):
-                    event = self._grow()
+                for event in self._growth():
                     tick()
                     yield Grown(event)
                     clock = time.perf_counter()
@@ -195,7 +196,11 @@ class Trainer:
         """Share of the run done, 0 to 1: of its compute where that is limited, of its epochs otherwise."""
         if self.config.compute is not None:
             return min(self.progress.compute / self.config.compute, 1.0)
-        return min(self.progress.step / max(1, round(self.config.epochs * self.steps_per_epoch)), 1.0)
+        return min(self.progress.step / self._steps, 1.0)
+
+    @property
+    def _steps(self) -> int:
+        return max(1, round(self.config.epochs * self.steps_per_epoch))
 
     # -- one step ----------------------------------------------------------------------------------------------------
 
@@ -217,6 +222,7 @@ class Trainer:
             yield images.to(self.fabric.device), targets.to(self.fabric.device)
 
     def _step(self, images: Tensor, targets: Tensor) -> Tensor:
+        images = self._at_resolution(images)
         with self._own_random():
             loss = self.loss(self._wrapped, images, targets)
         self.optimizer.zero_grad()
@@ -228,11 +234,14 @@ class Trainer:
                 f"{self.config.learning_rate}; the last checkpoint is kept. Try a third of the learning rate, or "
                 "precision='32-true'"
             )
-        self._stepper.step()
-        progress = self.progress
+        progress, rates = self.progress, self.engine.rates
+        with nullcontext() if rates is None else rates.around_step(progress.step):
+            self._stepper.step()
+        if self.average is not None:
+            self.average.update_parameters(self.model)
         progress.step += 1
         progress.batch += 1
-        progress.compute += TRAINING_PASS * self.engine.macs * len(images)
+        progress.compute += TRAINING_PASS * self._macs_at(images) * len(images)
         progress.losses += value * len(images)
         progress.images += len(images)
         return loss.detach()
@@ -260,16 +269,70 @@ class Trainer:
         self._collect_spent()
         return frame
 
-    def _grow(self) -> GrowthEvent:
-        event = self.engine.grow(
-            step=self.progress.step,
-            epoch=round(self.epoch, 4),
-            progress=round(self.done, 6),
-            compute=self.progress.compute,
-        )
+    def grow(self, edit: Edit | Sequence[Edit]) -> GrowthEvent:
+        """Apply an edit, or several, by hand, between two events of the run, which go on from there.
+
+        Raises:
+            GhostkitError: if an edit does not fit; nothing has happened then.
+        """
+        edits = list(edit) if isinstance(edit, Sequence) else [edit]
+        return self._noted(self.engine.apply(edits, reason="by hand", **self._moment()))
+
+    def undo(self, event: int = -1) -> GrowthEvent:
+        """Take an earlier growth event back, by hand, between two events of the run.
+
+        Args:
+            event: its number, from 1; -1 is the last one that still stands.
+
+        Raises:
+            GhostkitError: if there is no such event, or later ones rest on it.
+        """
+        return self._noted(self.engine.undo(event, **self._moment()))
+
+    def _growth(self) -> Iterator[GrowthEvent]:
+        """Yield the growth events that are due: what an earlier one settles, and what grows now."""
+        engine = self.engine
+        if due_to_settle(engine.state, self.done):
+            settled = engine.settle(**self._moment())
+            if settled is not None:
+                yield self._noted(settled)
+        if due(engine.policy, engine.state, self.done):
+            yield self._noted(engine.grow(**self._moment()))
+
+    def _moment(self) -> dict[str, Any]:
+        """Return when an event happens, as its fields."""
+        return {
+            "step": self.progress.step,
+            "epoch": round(self.epoch, 4),
+            "progress": round(self.done, 6),
+            "compute": self.progress.compute,
+        }
+
+    def _noted(self, event: GrowthEvent) -> GrowthEvent:
         self._collect_spent()
         self._write_history()
         return event
+
+    def _resolution(self, images: Tensor) -> GrowthEvent | None:
+        """Return the event that the training images get another side, if they do."""
+        side = self._at_resolution(images[:1]).shape[-1]
+        known, self.engine.state.resolution = self.engine.state.resolution, side
+        if side == (images.shape[-1] if known is None else known):
+            return None
+        return self._noted(self.engine.note_resolution(side, images.shape[-1], **self._moment()))
+
+    def _at_resolution(self, images: Tensor) -> Tensor:
+        """Return training images at the side that the policy asks for now."""
+        return resized(images, side_share(self.engine.policy, self.done))
+
+    def _macs_at(self, images: Tensor) -> int:
+        """Return the MACs of one training image at its present side."""
+        if images.shape[1:] == self.engine.probe[0].shape[1:]:
+            return self.engine.macs
+        key = (len(history_of(self.model).events), *images.shape[1:])
+        if self._small_macs is None or self._small_macs[0] != key:
+            self._small_macs = key, macs(self.model, images)
+        return self._small_macs[1]
 
     def _collect_spent(self) -> None:
         self.progress.compute += self.engine.spent
@@ -295,21 +358,30 @@ class Trainer:
         if self.config.threads is not None:
             torch.set_num_threads(self.config.threads)
         elif self.fabric.device.type == "cpu":
-            seedling = self.config.batch_size * macs(self._seedling(), self.data.test.images(torch.arange(1)))
+            seedling = self.config.batch_size * macs(self._start(), one_image(self.data, self.fabric.device))
             if seedling < MACS_WORTH_THREADS:
                 torch.set_num_threads(1)
 
-    def _seedling(self) -> nn.Module:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.config.seed)
-            size = {"num_classes": len(self.data.classes), "in_channels": self.data.channels}
-            return build(self.config.model, **{**size, **self.config.model_options})
+    def _start(self) -> nn.Module:
+        config = self.config
+        return starting_network(
+            config.model,
+            len(self.data.classes),
+            self.data.channels,
+            config.seed,
+            config.weights,
+            config.model_options,
+        )
 
     # -- measuring, saving, finishing --------------------------------------------------------------------------------
 
     def _scores(self, split: Split) -> Scores:
         pairs = batches(split, EVALUATION_BATCH, shuffle=False)
-        return evaluate(self.model, self._on_device(pairs), len(self.data.classes))
+        return evaluate(self._evaluated(), self._on_device(pairs), len(self.data.classes))
+
+    def _evaluated(self) -> nn.Module:
+        """Return the network that is evaluated: the moving average where there is one."""
+        return self.model if self.average is None else self.average.module
 
     def _evaluate(self) -> Evaluated:
         progress = self.progress
@@ -328,7 +400,7 @@ class Trainer:
         if progress.images:
             # The loss that was trained on, averaged since the last row; the accuracy now, on the probe's images.
             mean = progress.losses / progress.images
-            train = evaluate(self.model, [self.engine.probe], len(self.data.classes))
+            train = evaluate(self._evaluated(), [self.engine.probe], len(self.data.classes))
             rows.append({**common, "split": "train", "loss": mean, "accuracy": train.accuracy})
             observe_loss(self.engine.state, mean)
             progress.losses, progress.images = 0.0, 0
@@ -357,6 +429,13 @@ class Trainer:
             "metrics": self.run.metrics_written,
         }
         tensors = {"growth_random": engine.generator.get_state(), "random": self._random}
+        if self.average is not None:
+            tensors |= prefixed("average/", self.average.state_dict())
+        if engine.rates is not None:
+            tensors |= prefixed("born/", engine.rates.born)
+        if engine.snapshot is not None:
+            state["snapshot"] = engine.snapshot.optimizer
+            tensors |= prefixed("snapshot/", engine.snapshot.tensors)
         folder = save(self.model, self.run.checkpoint_folder(self.progress.step), self.optimizer, state, tensors)
         grown_at = {event.step for event in history_of(self.model).events if event.edits}
         self.run.prune_checkpoints(keep=self.config.keep_checkpoints, always=grown_at | {0})
@@ -372,26 +451,19 @@ class Trainer:
             self.engine.seedling = state["seedling"]
             self.engine.generator.set_state(tensors["growth_random"])
             self._random = tensors["random"]
+            if self.average is not None:
+                self.average.load_state_dict(part(tensors, "average/"))
+            if self.engine.rates is not None:
+                self.engine.rates.born = {
+                    name: born.to(self.fabric.device) for name, born in part(tensors, "born/").items()
+                }
+            if "snapshot" in state:
+                self.engine.snapshot = Snapshot(state["snapshot"], part(tensors, "snapshot/"))
             written = int(state["metrics"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise GhostkitError(f"{str(checkpoint)!r} was not saved by a trainer: {error!r}") from None
         assert self.run is not None
         self.run.cut_metrics(written)
-
-    def _check_accepts_the_images(self) -> None:
-        example = self.data.test.images(torch.arange(1)).to(self.fabric.device)
-        try:
-            with evaluating(self.model):
-                shape = tuple(self.model(example).shape)
-        except RuntimeError as error:
-            raise GhostkitError(
-                f"model={self.config.model!r} does not accept images of shape {tuple(example.shape[1:])}: {error}"
-            ) from None
-        if shape != (1, len(self.data.classes)):
-            raise GhostkitError(
-                f"model={self.config.model!r} with model_options={self.config.model_options} puts out {shape} for one "
-                f"image; expected (1, {len(self.data.classes)}), a number for each class of {self.data.name!r}"
-            )
 
     def _finish(self) -> dict[str, Any]:
         scores = self._scores(self.data.test)
@@ -424,35 +496,3 @@ def train(config: RunConfig, folder: str | Path) -> Run:
     """
     Trainer(config, folder).train()
     return Run(folder)
-
-
-def make_fabric(config: RunConfig) -> Fabric:
-    """Return lightning-fabric for the configured device and precision.
-
-    Raises:
-        GhostkitError: if this machine does not have them.
-    """
-    accelerator = config.device
-    if accelerator == "auto":
-        accelerator = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        return Fabric(accelerator=accelerator, devices=1, precision=config.precision)  # type: ignore[arg-type]
-    except Exception as error:  # fabric raises ValueError, RuntimeError and an exception of its own
-        raise GhostkitError(
-            f"device={config.device!r} with precision={config.precision!r} cannot be used: {error}"
-        ) from None
-
-
-def move_state(optimizer: torch.optim.Optimizer) -> None:
-    """Put the optimizer's state onto the devices of its parameters; step counts stay on the CPU, as PyTorch has it."""
-    for parameter, state in optimizer.state.items():
-        moved = {name: value.to(parameter.device) for name, value in state.items() if getattr(value, "ndim", 0)}
-        state.update(moved)
-
-
-def make_optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """Return the configured optimizer of all parameters of ``model``."""
-    momentum = {"momentum": 0.9} if config.optimizer == "sgd" else {}
-    return OPTIMIZERS[config.optimizer](
-        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, **momentum
-    )

@@ -18,6 +18,7 @@ from typing import Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.nn import functional
 
@@ -274,3 +275,11 @@ def _ahead(make: Callable[[int], Made], numbers: Iterable[int], workers: int) ->
         finally:  # the pass was given up, or a file was unreadable: what has not begun need not
             for future in waiting:
                 future.cancel()
+
+
+def resized(images: Tensor, share: float) -> Tensor:
+    """Return images (B, C, H, W) with both sides at ``share`` of their length, smoothed before they shrink."""
+    if share == 1:
+        return images
+    size = [max(1, round(share * side)) for side in images.shape[-2:]]
+    return F.interpolate(images, size=size, mode="bilinear", antialias=True, align_corners=False)

@@ -6,7 +6,6 @@ import copy
 from collections.abc import Collection, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
@@ -113,7 +112,7 @@ def candidates(
     frame = frame.loc[order].reset_index(drop=True)
     silent = torch.zeros(len(images))
     responses = [(found[n].response if n in found else silent).double().cpu().numpy() for n in order]
-    frame.attrs["responses"] = np.array(responses).reshape(len(responses), -1)
+    frame.attrs["responses"] = [response.tolist() for response in responses]  # lists, since pandas compares attrs
     passes = sum(SCORING_PASS * macs(network, images) * len(images) for network in (original, *copies))
     found_and_scored = sum(proposal.macs for proposal in proposals) + sum(scored.macs for scored in found.values())
     frame.attrs["macs"] = passes + found_and_scored

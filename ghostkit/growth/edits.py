@@ -314,6 +314,9 @@ REMOVAL: tuple[type[Removal], ...] = (
     RemoveLayer,
     RemoveLink,
 )
+# The order in which several edits fit beside each other with the weights that their candidates found: layers before
+# widths, since those who widen know what is deeper; links and streams last, since their weights fit what came before.
+ORDER: tuple[type[Growth], ...] = (DeepenBranches, AddIntrinsic, AddBranch, AddBlock, AddLink, WidenStage)
 EDITS: dict[str, type[Edit]] = {edit.__name__: edit for edit in (*GROWTH, *REMOVAL)}
 KINDS: tuple[str, ...] = tuple(edit.kind for edit in GROWTH)
 INITS: tuple[str, ...] = (*WIDTH_INITS, "clone")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from ghostkit import costs
 from ghostkit.errors import GhostkitError
 from ghostkit.growth.channels import remapped
 from ghostkit.growth.edits import GROWTH, AddBlock, AddLink, Edit, RemoveBlock, RemoveLink, take_down
+from ghostkit.growth.fitting import fitted, note_columns
 from ghostkit.growth.history import GrowthEvent, History, history_of
 from ghostkit.growth.sites import sites
 from ghostkit.growth.surgery import Surgery, measure_fresh_statistics, transaction
@@ -68,11 +69,13 @@ def apply_edits(
     probe: Tensor | None,
     ema: nn.Module | None,
     generator: torch.Generator,
+    follow: Callable[[Surgery], None] | None = None,
     **context: Any,
 ) -> GrowthEvent:
     """Apply ``edits`` whole or not at all, and return the event without noting it; arguments as for :func:`grow`.
 
     Args:
+        follow: is told of each surgery right after it was applied.
         **context: further fields of the event: step, epoch, reason, ...
     """
     started = time.perf_counter()
@@ -84,12 +87,16 @@ def apply_edits(
     with transaction(model, optimizer, average):
         fresh: dict[str, Tensor] = {}
         known = sites(model)
+        newcomers: dict[str, Tensor] = {}
         for edit in edits:
-            surgery = take_down(edit, model, known, generator)
+            surgery = take_down(fitted(edit, model, newcomers), model, known, generator)
             surgery.apply(model, optimizer)
             if average is not None:
                 surgery.apply(average)
+            if follow is not None:
+                follow(surgery)
             note_fresh(model, surgery, fresh)
+            note_columns(newcomers, surgery)
             inverse.insert(0, surgery.inverse)
             if isinstance(edit, REWIRING):
                 known = sites(model)

@@ -29,7 +29,7 @@ class GrowthEvent:
     Args:
         edits: the edits, in order; none when the engine decided not to grow.
         inverse: the edits that take these back on the network as it was right after, in order.
-        undoes: number of the earlier event that this one takes back.
+        undoes: number, from 1, of the earlier event that this one takes back.
         reason: why it grew, or why not.
         step: optimizer steps taken before.
         epoch: passes over the training images before.
@@ -39,6 +39,7 @@ class GrowthEvent:
         macs_before, macs_after: multiply-accumulates per image.
         loss_before, loss_after: loss on the probe batch, in nats.
         max_logit_change: largest absolute change of an output on the probe batch, right after the edits.
+        resolution: side of the training images from now on, in pixels, where the event is that it changes.
         candidates: the candidates with their scores, as plain rows.
         clock: measured times: ``seconds``, ``milliseconds_before``, ``milliseconds_after``.
     """
@@ -58,6 +59,7 @@ class GrowthEvent:
     loss_before: float | None = None
     loss_after: float | None = None
     max_logit_change: float | None = None
+    resolution: int | None = None
     candidates: tuple[dict[str, Any], ...] = field(default=(), repr=False)
     clock: dict[str, float] = field(default_factory=dict, compare=False)
 

@@ -1,7 +1,19 @@
 """The policy: when to grow, where, how much, and when to stop. All of it is plain data, so a run can store it.
 
 Nothing here touches a network. The functions look at numbers (progress, losses, a frame of candidates, what is left of
-the budget) and say what to do; whoever trains does it.
+the budget) and say what to do; whoever trains does it. Each part is small and named after its source, so that the
+methods of the literature can be put together and set against each other:
+
+====================  ==========================================================================================
+when                  ``interval``; ``plateau`` (AutoGrow, 1906.02909); ``gain-ratio`` (self-expanding networks,
+                      2307.04526); ``never``, for growth by hand
+where                 ``gain-per-mac``, ``-per-parameter``, ``-per-millisecond``; ``round-robin`` (AutoGrow);
+                      ``random``; ``activation-rank`` (NORTH, 2202.08539); ``sprout``: grow too much, train it for a
+                      window, and keep what earned its cost
+how                   ``svd`` (TINY), ``gradmax`` (2201.05125), ``random``, ``split`` (Net2Net, 1511.05641), ``clone``
+                      (FRAGrow): arguments of :func:`ghostkit.candidates`
+how much              ``share`` of the budget's room for one event; several edits are chosen jointly
+====================  ==========================================================================================
 """
 
 from __future__ import annotations
@@ -10,15 +22,25 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 import torch
 
 from ghostkit.errors import GhostkitError
+from ghostkit.growth.together import marginal_shares
 
-__all__ = ["Budget", "Choice", "Policy", "PolicyState", "choose", "due", "observe_loss"]
+__all__ = ["Budget", "Choice", "Policy", "PolicyState", "choose", "due", "observe_event", "observe_loss", "side_share"]
 
-When = Literal["interval", "plateau", "never"]
-Where = Literal["gain-per-mac", "gain-per-parameter", "gain-per-millisecond", "round-robin", "random"]
+When = Literal["interval", "plateau", "gain-ratio", "never"]
+Where = Literal[
+    "gain-per-mac",
+    "gain-per-parameter",
+    "gain-per-millisecond",
+    "round-robin",
+    "random",
+    "activation-rank",
+    "sprout",
+]
 
 # Shares of a run are summed up event by event; what is due at 0.15 must not wait for 0.15000000000000002.
 ROUNDING = 1e-9
@@ -28,7 +50,9 @@ COST_OF: dict[str, tuple[str, float]] = {
     "gain-per-mac": ("macs", 1.0),
     "gain-per-parameter": ("params", 1.0),
     "gain-per-millisecond": ("milliseconds", 1e-3),
+    "sprout": ("macs", 1.0),
 }
+SPROUTS = 3.0  # how many times the event's allowance is grown at first, when the best are to be kept
 
 
 @dataclass(frozen=True)
@@ -37,13 +61,22 @@ class Policy:
 
     Args:
         when: ``"interval"`` (every ``grow_every`` of the run), ``"plateau"`` (the training loss has stopped falling),
-            or ``"never"``.
-        where: how candidates are ranked: by gain per cost, in turn over the sites (AutoGrow), or at random.
-        grow_every: interval: share of the run between two events.
+            ``"gain-ratio"`` (looked at every ``grow_every``: the best candidate's gain per new number exceeds ``ratio``
+            times what the weights there have left to gain), or ``"never"``.
+        where: how candidates are ranked: by gain per cost, in turn over the sites, at random, by how much of its
+            channels a site uses, or by what they earn after sprouting.
+        grow_every: interval, gain-ratio: share of the run between two looks.
         grow_from: no event before this share of the run.
         grow_until: no event after this share of the run.
         patience: plateau: evaluations without a better training loss.
+        ratio: gain-ratio: the threshold.
         share: share of the whole room between seedling and budget that one event may spend.
+        window: share of the run for which sprouts are trained, or an event is watched.
+        roll_back: take an event back if the probe's loss, a window later, is higher than before it by more than this
+            many nats; None never does.
+        give_up: growth is over after this many looks in a row that brought nothing; None never gives up.
+        resolution: side of the training images at first, as a share of their full side.
+        resolution_until: share of the run from which the images have their full side.
     """
 
     when: When = "interval"
@@ -52,7 +85,19 @@ class Policy:
     grow_from: float = 0.05
     grow_until: float = 0.4
     patience: int = 3
+    ratio: float = 1.0
     share: float = 0.2
+    window: float = 0.02
+    roll_back: float | None = None
+    give_up: int | None = 4
+    resolution: float = 1.0
+    resolution_until: float = 0.0
+
+    @property
+    def extras(self) -> tuple[str, ...]:
+        """The further columns that the policy needs of the candidates."""
+        ratio = ("gain_ratio",) if self.when == "gain-ratio" else ()
+        return (*ratio, "saturation") if self.where == "activation-rank" else ratio
 
 
 @dataclass
@@ -64,12 +109,23 @@ class PolicyState:
         best_loss: plateau: best training loss so far, in nats.
         stale: plateau: evaluations since then.
         last_site: round robin: the site that had its turn last.
+        last_loss: the probe's loss at the last event that grew something, in nats.
+        idle: looks in a row that brought nothing.
+        settle_at: share of the run at which the last event is to be settled: sprouts kept or removed, or the event
+            rolled back if it hurt.
+        settling: number, from 1, of that event.
+        resolution: side of the training images, in pixels, that the history knows of.
     """
 
     next_at: float | None = None
     best_loss: float | None = None
     stale: int = 0
     last_site: str | None = None
+    last_loss: float | None = None
+    idle: int = 0
+    settle_at: float | None = None
+    settling: int | None = None
+    resolution: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the state as plain data."""
@@ -112,6 +168,11 @@ class Budget:
         return {unit: limit - costs[unit] for unit, limit in self.limits().items()}
 
 
+def side_share(policy: Policy, progress: float) -> float:
+    """Return the side of the training images at ``progress``, as a share of their full side."""
+    return policy.resolution if progress < policy.resolution_until - ROUNDING else 1.0
+
+
 def observe_loss(state: PolicyState, loss: float) -> None:
     """Let a plateau policy see the training loss of one evaluation, in nats."""
     if state.best_loss is None or loss < state.best_loss:
@@ -120,9 +181,32 @@ def observe_loss(state: PolicyState, loss: float) -> None:
         state.stale += 1
 
 
+def observe_event(policy: Policy, state: PolicyState, grew: bool, loss: float | None) -> str:
+    """Let the policy see what came of a look, and return what there is to say if growth is over.
+
+    Args:
+        policy: says when to give up.
+        state: counts the looks that brought nothing: none grown, or no lower loss since the event before.
+        grew: whether something grew now.
+        loss: the probe's loss right before, in nats; None if it could not be measured.
+    """
+    brought = state.last_loss is None or (loss is not None and loss < state.last_loss)
+    state.idle = 0 if grew and brought else state.idle + 1
+    if grew:
+        state.last_loss = loss
+    return f"; growth is over: {state.idle} looks in a row brought nothing" if gave_up(policy, state) else ""
+
+
+def gave_up(policy: Policy, state: PolicyState) -> bool:
+    """Return whether growth is over because it no longer pays."""
+    return policy.give_up is not None and state.idle >= policy.give_up
+
+
 def due(policy: Policy, state: PolicyState, progress: float) -> bool:
     """Return whether a growth event is due at ``progress`` (share of the run), and remember that it was."""
     if policy.when == "never" or not policy.grow_from <= progress <= policy.grow_until:
+        return False
+    if state.settle_at is not None or gave_up(policy, state):  # one thing after the other
         return False
     if policy.when == "plateau":
         if state.stale < policy.patience:
@@ -136,6 +220,11 @@ def due(policy: Policy, state: PolicyState, progress: float) -> bool:
     while state.next_at - ROUNDING <= progress:
         state.next_at += policy.grow_every
     return True
+
+
+def due_to_settle(state: PolicyState, progress: float) -> bool:
+    """Return whether the last event is to be settled at ``progress``."""
+    return state.settle_at is not None and (progress >= state.settle_at - ROUNDING or progress >= 1)
 
 
 @dataclass(frozen=True)
@@ -156,8 +245,9 @@ def choose(
 ) -> Choice:
     """Return which candidates one event takes.
 
-    At most one edit a site: the second one's gain would no longer be what was predicted. The first edit may exceed the
-    event's allowance, so that a small share never stops growth, but nothing ever exceeds the budget.
+    At most one edit a site: the second one's gain would no longer be what was predicted. Where candidates are ranked by
+    gain, each further one counts for what it would add to those chosen before. The first edit may exceed the event's
+    allowance, so that a small share never stops growth, but nothing ever exceeds the budget.
 
     Args:
         frame: the candidates.
@@ -167,12 +257,21 @@ def choose(
         allowance: what this event may spend, by unit.
         generator: where random placement draws from.
     """
+    for unit, left in room.items():
+        if left < 0:
+            return Choice((), f"no growth: the network exceeds its budget by {-left:,.6g} {unit}")
+    if policy.when == "gain-ratio" and (best := float(frame["gain_ratio"].max())) <= policy.ratio:
+        return Choice((), f"no growth: the best candidate's gain ratio is {best:.3g}, not above {policy.ratio:g}")
     by_gain = policy.where in COST_OF
+    if policy.where == "sprout":
+        allowance = {unit: SPROUTS * size for unit, size in allowance.items()}
     chosen: list[int] = []
     touched: set[str] = set()
     spent = dict.fromkeys(room, 0.0)
     hopeful = 0
-    for row in ranking(frame, policy, state, generator):
+    waiting = ranking(frame, policy, state, generator)
+    while waiting:
+        row = waiting.pop(0)
         site, gain = frame["site"].iloc[row], float(frame["gain"].iloc[row])
         if site in touched or (by_gain and not gain > 0):  # nor where it is not a number
             continue
@@ -188,6 +287,8 @@ def choose(
         state.last_site = site
         if policy.where == "round-robin":
             break
+        if by_gain:  # what is left is worth what it would add to those chosen
+            waiting = [left for left in ranking(frame, policy, state, generator, chosen) if left in set(waiting)]
     if chosen:
         return Choice(tuple(chosen), f"{policy.when}, by {policy.where}")
     if not hopeful:
@@ -195,14 +296,25 @@ def choose(
     return Choice((), "no growth: no candidate fits into what is left of the budget")
 
 
-def ranking(frame: pd.DataFrame, policy: Policy, state: PolicyState, generator: torch.Generator) -> list[int]:
-    """Return the rows of ``frame`` in the order in which ``policy`` would take them."""
+def ranking(
+    frame: pd.DataFrame,
+    policy: Policy,
+    state: PolicyState,
+    generator: torch.Generator,
+    chosen: list[int] | None = None,
+) -> list[int]:
+    """Return the rows of ``frame`` in the order in which ``policy`` would take them, beside those ``chosen``."""
     if policy.where in COST_OF:
         unit, least = COST_OF[policy.where]
-        value = frame["gain"] / frame[unit].clip(lower=least)
-        return [int(row) for row in (-value).to_numpy().argsort(kind="stable")]
+        gain = frame["gain"].to_numpy()
+        if chosen and "responses" in frame.attrs:
+            gain = gain * marginal_shares(np.asarray(frame.attrs["responses"]), chosen)
+        value = gain / frame[unit].clip(lower=least).to_numpy()
+        return [int(row) for row in (-value).argsort(kind="stable")]
     if policy.where == "random":
         return torch.randperm(len(frame), generator=generator).tolist()
+    if policy.where == "activation-rank":  # the fullest site first; at a site, the best candidate
+        return list(frame.sort_values(["saturation", "gain"], ascending=False, kind="stable").index)
     # Round robin: the sites in a fixed order, behind the one that had its turn last; at a site, the best candidate.
     order = sorted(set(frame["site"]))
     if state.last_site is not None:

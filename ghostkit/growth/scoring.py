@@ -17,16 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ghostkit.growth.edits import (
-    AddBlock,
-    AddBranch,
-    AddIntrinsic,
-    AddLink,
-    DeepenBranches,
-    Growth,
-    WidenStage,
-    take_down,
-)
+from ghostkit.growth.edits import ORDER, Growth, take_down
+from ghostkit.growth.fitting import fitted
 from ghostkit.growth.gain import (
     Probe,
     fisher_gain,
@@ -41,17 +33,13 @@ from ghostkit.growth.gain import (
 from ghostkit.growth.proposals import Loss, backward
 from ghostkit.growth.sites import Site
 from ghostkit.growth.surgery import Surgery
-from ghostkit.nn.ghost import CheapLayer, GhostModule
+from ghostkit.nn.ghost import CheapLayer
 from ghostkit.nn.links import CrossLayerLink
 
 __all__ = ["SCORES", "Scored", "score_attached"]
 
-# Layers before widths, since those who widen know what is deeper; links last, since nobody knows of them. Streams get a
-# round of their own: a block attached beside them would write into what they add.
-ROUNDS: tuple[tuple[type, ...], ...] = (
-    (DeepenBranches, AddIntrinsic, AddBranch, AddBlock, AddLink),
-    (WidenStage,),
-)
+# Streams get a round of their own: a block attached beside them would write into what they add.
+ROUNDS: tuple[tuple[type, ...], ...] = (ORDER[:-1], ORDER[-1:])
 
 
 @dataclass
@@ -213,32 +201,12 @@ def attached(
     """Return a copy of ``original`` with those of ``edits`` attached, and who owns its zero-born numbers."""
     scratch, born = copy.deepcopy(original), ZeroBorn()
     for number in numbers:
-        edit = fitted(edits[number], scratch, known, born)
+        newcomers = {path: owners >= 0 for path, owners in born.columns.items()}
+        edit = fitted(edits[number], scratch, newcomers)
         surgery = take_down(edit, scratch, known, generator)
         surgery.apply(scratch)
         born.note(number, surgery)
     return scratch, born
-
-
-def fitted(edit: Growth, scratch: nn.Module, known: list[Site], born: ZeroBorn) -> Growth:
-    """Return ``edit`` with weights that leave out what has been attached beside it, which they were not found for."""
-    if isinstance(edit, AddBlock | DeepenBranches | AddLink) or edit.tensors is None:
-        return edit  # a block names its width, layers come first, and links have no weights
-    tensors = edit.tensors
-    if isinstance(edit, AddBranch):
-        rows, maps = tensors["rows"], cast(GhostModule, scratch.get_submodule(edit.site)).intrinsic_channels
-        return replace(edit, tensors={"rows": F.pad(rows, (0, 0, 0, 0, 0, 0, 0, maps - len(rows)))})
-    wider = {}
-    for name, rows in tensors.items():
-        path = edit.site if name == "rows" else name
-        ghost = isinstance(scratch.get_submodule(path), GhostModule)
-        owners = born.columns.get(f"{path}.primary_conv.0" if ghost else path)
-        if owners is not None:
-            full = rows.new_zeros(len(rows), len(owners), *rows.shape[2:])
-            full[:, owners < 0] = rows
-            rows = full
-        wider[name] = rows
-    return replace(edit, tensors=wider)
 
 
 def parts_of(born: ZeroBorn, layers: dict[str, nn.Module], probe: Probe) -> dict[int, list[Part]]:

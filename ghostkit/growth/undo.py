@@ -43,8 +43,8 @@ def undo(
 
     Args:
         model: the host.
-        event: number of the event in ``model``'s history; negative numbers count those that still stand, -1 being the
-            last.
+        event: number of the event in ``model``'s history, from 1; negative numbers count those that still stand, -1
+            being the last.
         optimizer, probe, ema, generator: as for :func:`ghostkit.grow`.
 
     Raises:
@@ -63,13 +63,16 @@ def undo(
 
 
 def standing(history: History) -> list[int]:
-    """Return the numbers of the events whose edits are still there: neither taken back nor taking another one back."""
+    """Return the numbers, from 1, of the events whose edits are still there.
+
+    These are neither taken back nor take another one back; an undo that was undone itself no longer counts.
+    """
     gone: set[int] = set()
-    for number in reversed(range(len(history.events))):
-        undone = history.events[number].undoes
-        if undone is not None and number not in gone:
-            gone |= {number, undone}
-    return [number for number, event in enumerate(history.events) if event.edits and number not in gone]
+    numbered_events = list(enumerate(history.events, start=1))
+    for number, event in reversed(numbered_events):
+        if event.undoes is not None and number not in gone:
+            gone |= {number, event.undoes}
+    return [number for number, event in numbered_events if event.edits and number not in gone]
 
 
 def numbered(history: History, event: int) -> int:
@@ -83,10 +86,11 @@ def numbered(history: History, event: int) -> int:
         if len(left) < -event:
             raise GhostkitError(f"undo({event}): only {len(left)} growth event(s) still stand; nothing is left to undo")
         return left[event]
-    if event >= len(history.events):
-        raise GhostkitError(f"undo({event}): the history has {len(history.events)} event(s), numbered from 0")
+    if not 1 <= event <= len(history.events):
+        raise GhostkitError(f"undo({event}): the history has {len(history.events)} event(s), numbered from 1")
     if event not in left:
-        why = "was taken back already, or takes another one back" if history.events[event].edits else "grew nothing"
+        grew = history.events[event - 1].edits
+        why = "was taken back already, or takes another one back" if grew else "grew nothing"
         raise GhostkitError(f"undo({event}): this event {why}; those that stand are {left}")
     return event
 
@@ -97,13 +101,13 @@ def inverse_of(history: History, number: int) -> tuple[Edit, ...]:
     Raises:
         GhostkitError: if later events rest on it, or an older version wrote it without them.
     """
-    event = history.events[number]
+    event = history.events[number - 1]
     if len(event.inverse) != len(event.edits):
         raise GhostkitError(f"undo({number}): this event was written without what takes it back")
     for later in standing(history):
         if later <= number:
             continue
-        for edit in history.events[later].edits:
+        for edit in history.events[later - 1].edits:
             if any(rests_on(edit, inverse) for inverse in event.inverse):
                 raise GhostkitError(
                     f"undo({number}): event {later}, {edit}, rests on what this one grew; undo that first"

@@ -1,0 +1,70 @@
+"""What is refused before anything is trained: a network that does not take the images, growth that cannot happen."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ghostkit.config import RunConfig
+from ghostkit.costs import evaluating
+from ghostkit.data import ImageData
+from ghostkit.errors import GhostkitError
+from ghostkit.growth.sites import sites
+
+__all__ = ["check_accepts", "check_can_grow"]
+
+AXES = {"block": "depth", "stage": "stream"}  # where kinds of edit grow; the others grow at width sites
+
+
+def check_accepts(model: nn.Module, config: RunConfig, data: ImageData, example: Tensor) -> None:
+    """Raise a GhostkitError unless ``model`` maps an image to one number for each class.
+
+    Args:
+        model: the network.
+        config: quoted in the message.
+        data: the data set.
+        example: one of its images (1, C, H, W).
+    """
+    try:
+        with evaluating(model):
+            shape = tuple(model(example).shape)
+    except RuntimeError as error:
+        raise GhostkitError(
+            f"model={config.model!r} does not accept images of shape {tuple(example.shape[1:])}: {error}"
+        ) from None
+    if shape != (1, len(data.classes)):
+        raise GhostkitError(
+            f"model={config.model!r} with model_options={config.model_options} puts out {shape} for one image; "
+            f"expected (1, {len(data.classes)}), a number for each class of {data.name!r}"
+        )
+
+
+def check_can_grow(model: nn.Module, config: RunConfig, steps: int | None) -> None:
+    """Raise a GhostkitError unless the policy will get an occasion to grow, and a place for it.
+
+    Args:
+        model: the seedling.
+        config: the run's.
+        steps: optimizer steps of the run, where they are known beforehand.
+    """
+    if config.when == "never":
+        return
+    axes = {site.axis for site in sites(model)}
+    if not any(AXES.get(kind, "width") in axes for kind in config.kinds):
+        found = f"only sites of {', '.join(sorted(axes))}" if axes else "no site"
+        raise GhostkitError(
+            f"model={config.model!r} has {found} and cannot grow by kinds={config.kinds}; choose others, or set "
+            "when='never'"
+        )
+    if steps is not None and not any(
+        config.grow_from <= step / steps <= config.grow_until for step in range(1, steps + 1)
+    ):
+        raise GhostkitError(
+            f"none of the run's {steps} steps ends between grow_from={config.grow_from} and "
+            f"grow_until={config.grow_until}, so growth could never happen; train longer, or widen the window"
+        )
+
+
+def one_image(data: ImageData, device: torch.device) -> Tensor:
+    """Return one image (1, C, H, W) of the data."""
+    return data.test.images(torch.arange(1)).to(device)

@@ -1,0 +1,62 @@
+"""Weights that were found for a network, fitted to what it has become since.
+
+A candidate's weights are found for the network as it is. When several edits are applied at once, or attached side by
+side to be scored, the earlier ones may have widened what a later one reads. Its weights for those channels are zero:
+that is what it was found and scored with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ghostkit.growth.edits import AddBranch, AddIntrinsic, Edit, WidenStage
+from ghostkit.growth.surgery import Surgery
+from ghostkit.nn.ghost import GhostModule
+
+__all__ = ["fitted", "note_columns"]
+
+
+def fitted(edit: Edit, host: nn.Module, newcomers: Mapping[str, Tensor]) -> Edit:
+    """Return ``edit`` with weights that pay no heed to what came since they were found.
+
+    Args:
+        edit: the edit, with the weights that its candidate found or without.
+        host: the network as it is now.
+        newcomers: path of a layer -> (in_channels,) mask of the input columns that came since.
+    """
+    if not isinstance(edit, AddBranch | AddIntrinsic | WidenStage) or edit.tensors is None:
+        return edit  # a block names its width, layers come first, and links have no weights
+    if isinstance(edit, AddBranch):
+        module = host.get_submodule(edit.site)
+        rows = edit.tensors["rows"]
+        more = module.intrinsic_channels - len(rows) if isinstance(module, GhostModule) else 0
+        # New intrinsic maps stand behind the others.
+        return replace(edit, tensors={"rows": F.pad(rows, (0, 0, 0, 0, 0, 0, 0, max(more, 0)))}) if more > 0 else edit
+    wider = {}
+    for name, rows in edit.tensors.items():
+        path = edit.site if name == "rows" else name
+        mask = newcomers.get(reading_path(host, path))
+        if mask is not None and int((~mask).sum()) == rows.shape[1]:
+            full = rows.new_zeros(len(rows), len(mask), *rows.shape[2:])
+            full[:, ~mask] = rows
+            rows = full
+        wider[name] = rows
+    return replace(edit, tensors=wider)
+
+
+def reading_path(host: nn.Module, path: str) -> str:
+    """Return the path of the convolution that reads a producer's input."""
+    return f"{path}.primary_conv.0" if isinstance(host.get_submodule(path), GhostModule) else path
+
+
+def note_columns(newcomers: dict[str, Tensor], surgery: Surgery) -> None:
+    """Take into ``newcomers`` the input columns that ``surgery`` added, moving earlier ones to where they are now."""
+    for remap in surgery.remaps:
+        if remap.shared:
+            known = newcomers.get(remap.path, torch.zeros(remap.channels.before, dtype=torch.bool))
+            newcomers[remap.path] = remap.channels.fresh | known[remap.channels.source.clamp(min=0)]
