@@ -20,8 +20,9 @@ def describe(model: nn.Module, example: Tensor | None = None) -> pd.DataFrame:
         example: an image (1, C, H, W); 28 x 28 pixels when None.
 
     Returns:
-        A frame with the columns block, stage, kind (stem, bottleneck, head), channels (put out), hidden, intrinsic and
-        branches (of the first ghost module), stride, params and macs (per image).
+        A frame with the columns block, stage, kind (stem, bottleneck, head), channels (put out), hidden, intrinsic,
+        branches and layers (of the first ghost module, and over its ghost maps), links (into the block), stride, params
+        and macs (per image).
     """
     if example is None:
         first = next(layer for layer in model.modules() if isinstance(layer, nn.Conv2d))
@@ -39,6 +40,8 @@ def describe(model: nn.Module, example: Tensor | None = None) -> pd.DataFrame:
             "hidden": block.ghost1.out_channels,
             "intrinsic": block.ghost1.intrinsic_channels,
             "branches": sum(block.ghost1.branches().values()),
+            "layers": len(block.ghost1.deeper_layers),
+            "links": len(block.links),
             "stride": block.stride,
             "params": params(block),
             "macs": sum(cost.macs for layer, cost in costs.items() if layer.startswith(f"{path}.")),
@@ -68,6 +71,8 @@ def describe(model: nn.Module, example: Tensor | None = None) -> pd.DataFrame:
             "hidden": 0,
             "intrinsic": 0,
             "branches": 0,
+            "layers": 0,
+            "links": 0,
             "stride": max((getattr(model.get_submodule(path), "stride", (1,))[0] for path in counted), default=1),
             "params": sum(paths.values()),
             "macs": sum(costs[path].macs for path in counted),

@@ -11,7 +11,7 @@ from ghostkit.data import ImageData
 from ghostkit.errors import GhostkitError
 from ghostkit.growth.sites import sites
 
-__all__ = ["check_accepts", "check_can_grow"]
+__all__ = ["check_accepts", "check_can_grow", "never_due", "one_image"]
 
 AXES = {"block": "depth", "stage": "stream"}  # where kinds of edit grow; the others grow at width sites
 
@@ -39,14 +39,8 @@ def check_accepts(model: nn.Module, config: RunConfig, data: ImageData, example:
         )
 
 
-def check_can_grow(model: nn.Module, config: RunConfig, steps: int | None) -> None:
-    """Raise a GhostkitError unless the policy will get an occasion to grow, and a place for it.
-
-    Args:
-        model: the seedling.
-        config: the run's.
-        steps: optimizer steps of the run, where they are known beforehand.
-    """
+def check_can_grow(model: nn.Module, config: RunConfig) -> None:
+    """Raise a GhostkitError unless ``model`` has a site for the kinds of edit that may be applied."""
     if config.when == "never":
         return
     axes = {site.axis for site in sites(model)}
@@ -56,13 +50,18 @@ def check_can_grow(model: nn.Module, config: RunConfig, steps: int | None) -> No
             f"model={config.model!r} has {found} and cannot grow by kinds={config.kinds}; choose others, or set "
             "when='never'"
         )
-    if steps is not None and not any(
+
+
+def never_due(config: RunConfig, steps: int) -> str | None:
+    """Return why a run of so many steps never gets to grow; None if it does."""
+    if config.when == "never" or any(
         config.grow_from <= step / steps <= config.grow_until for step in range(1, steps + 1)
     ):
-        raise GhostkitError(
-            f"none of the run's {steps} steps ends between grow_from={config.grow_from} and "
-            f"grow_until={config.grow_until}, so growth could never happen; train longer, or widen the window"
-        )
+        return None
+    return (
+        f"no growth: none of the run's {steps} steps ends between grow_from={config.grow_from} and "
+        f"grow_until={config.grow_until}; train longer, or widen the window"
+    )
 
 
 def one_image(data: ImageData, device: torch.device) -> Tensor:

@@ -77,7 +77,9 @@ class RunConfig(BaseModel):
     )
     how: Literal["svd", "gradmax", "random", "split", "clone"] = Field("svd", description="how new weights start")
     kinds: tuple[Literal["branch", "intrinsic", "stage", "block", "layer", "link"], ...] = Field(
-        ("branch", "intrinsic", "block"), min_length=1, description="the kinds of edit that may be applied"
+        ("branch", "intrinsic", "stage", "block", "layer", "link"),
+        min_length=1,
+        description="the kinds of edit that may be applied",
     )
     kernel_sizes: tuple[Literal[3, 5, 7], ...] = Field(
         (3, 5), min_length=1, description="kernels a new branch may have"

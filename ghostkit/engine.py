@@ -183,10 +183,9 @@ class Engine:
         context |= {"undoes": number, "reason": reason, "loss_before": loss}
         return self._note(edits, before, started, then=restore, **context)
 
-    def note_resolution(self, side: int, full: int, **context: Any) -> GrowthEvent:
-        """Note that the training images have another side from now on, in pixels; arguments as for :meth:`grow`."""
-        reason = f"training images are {side} of {full} pixels wide"
-        return self._note((), self.costs(), time.perf_counter(), resolution=side, **{**context, "reason": reason})
+    def note(self, reason: str, **context: Any) -> GrowthEvent:
+        """Note in the history something that is no growth, and why; arguments as for :meth:`grow`."""
+        return self._note((), self.costs(), time.perf_counter(), reason=reason, **context)
 
     def _thin_out(self, **context: Any) -> GrowthEvent | None:
         """Keep those sprouts of the last event that earned their cost, and remove the rest."""

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ghostkit.averaging import moving_average
 from ghostkit.checkpoint import load, load_state, save
-from ghostkit.checks import check_accepts, check_can_grow, one_image
+from ghostkit.checks import check_accepts, check_can_grow, never_due, one_image
 from ghostkit.config import RunConfig
 from ghostkit.costs import TRAINING_PASS, LatencyTable, latency, macs
 from ghostkit.data import ImageData, Split, batch_count, batches
@@ -116,8 +116,11 @@ class Trainer:
         )
         if checkpoint is None:
             self._set_budget()
-            check_can_grow(self.model, config, self._steps if config.compute is None else None)
+            check_can_grow(self.model, config)
             history_of(self.model).image = tuple(self.engine.probe[0].shape[1:])
+            reason = never_due(config, self._steps) if config.compute is None else None
+            if reason is not None:
+                self.engine.note(reason, **self._moment())
         else:
             self._restore(checkpoint)
         self._write_history()
@@ -319,7 +322,8 @@ class Trainer:
         known, self.engine.state.resolution = self.engine.state.resolution, side
         if side == (images.shape[-1] if known is None else known):
             return None
-        return self._noted(self.engine.note_resolution(side, images.shape[-1], **self._moment()))
+        reason = f"training images are {side} of {images.shape[-1]} pixels wide"
+        return self._noted(self.engine.note(reason, resolution=side, **self._moment()))
 
     def _at_resolution(self, images: Tensor) -> Tensor:
         """Return training images at the side that the policy asks for now."""

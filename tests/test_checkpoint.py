@@ -187,7 +187,7 @@ def write_report(folder: str, report: str, *, loaded: tuple[nn.Module, torch.opt
     draw = torch.Generator().manual_seed(5)
     frame = ghostkit.candidates(model, images, targets, cross_entropy, how=("svd", "random"), generator=draw)
     choice = choose(frame, Policy(where="gain-per-mac"), PolicyState(), {"macs": 1e5}, {"macs": 5e3}, draw)
-    kernels = [edit.tensors["rows"] for edit in frame["edit"] if edit.kind != "block"]
+    kernels = [tensor for edit in frame["edit"] for tensor in (getattr(edit, "tensors", None) or {}).values()]
     plain = {
         "candidates": frame.drop(columns="milliseconds").assign(edit=frame["edit"].map(str)).to_dict("list"),
         "chosen": choice.rows,

@@ -21,10 +21,16 @@ from ghostkit.errors import GhostkitError
         ({"seed": 1.5}, "parameter seed = 1.5: .*integer"),
         ({"data": 3}, "parameter data = 3: .*string"),
         ({"kinds": "branch"}, "parameter kinds = 'branch': .*tuple"),
-        ({"kinds": ["branch", "leaf"]}, "'leaf': Input should be 'branch', 'intrinsic' or 'block'"),
+        (
+            {"kinds": ["branch", "leaf"]},
+            "'leaf': Input should be 'branch', 'intrinsic', 'stage', 'block', 'layer' or 'link'",
+        ),
         ({"kinds": []}, r"parameter kinds = \[\]: .*at least 1"),
         ({"kernel_sizes": [4]}, "parameter kernel_sizes.0 = 4: Input should be 3, 5 or 7"),
-        ({"when": "always"}, "parameter when = 'always': Input should be 'interval', 'plateau' or 'never'"),
+        (
+            {"when": "always"},
+            "parameter when = 'always': Input should be 'interval', 'plateau', 'gain-ratio' or 'never'",
+        ),
         ({"epochs": 0}, "parameter epochs = 0: .*greater than 0"),
         ({"compute": -1.0}, "parameter compute = -1.0: .*greater than 0"),
         ({"epochs": float("inf")}, "parameter epochs = inf: .*finite"),

@@ -335,7 +335,7 @@ def test_each_event_tells_what_happened(tmp_path):
 
 def barren(**changes: Any) -> RunConfig:
     """A run whose events come and add nothing, since nothing fits its budget."""
-    return config(epochs=5, kinds=("branch",), budget_factor=1.0001, where="random", **changes)
+    return config(epochs=5, kinds=("branch",), budget_factor=1.0001, where="random", give_up=None, **changes)
 
 
 @pytest.mark.parametrize(

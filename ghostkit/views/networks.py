@@ -269,12 +269,22 @@ def _block_label(intrinsic: float, ghost: float, channels: int) -> str:
 
 
 def _block_hover(row: Any, intrinsic: float, ghost: float) -> str:
-    maps = f"{intrinsic:.0f} intrinsic + {ghost:.0f} ghost maps ({row.branches} branches)<br>" if row.hidden else ""
+    more = "".join(f", {_counted(row, name)}" for name in ("layers", "links") if getattr(row, name, 0))
+    maps = (
+        f"{intrinsic:.0f} intrinsic + {ghost:.0f} ghost maps ({row.branches} branches{more})<br>" if row.hidden else ""
+    )
     born = f"born at event {row.born}" if row.born else "seedling"
     grown = f", last grown at event {row.grown}" if row.grown and row.grown != row.born else ""
     cost = f"{quantity(row.params, 'params')} · {quantity(row.macs, 'MAC')}"
     stride = f", stride {row.stride}" if row.stride > 1 else ""
     return f"<b>{row.block}</b> · {row.kind}{stride}<br>{maps}{row.channels} channels out<br>{cost}<br>{born}{grown}"
+
+
+def _counted(row: Any, name: str) -> str:
+    """Return how many layers over its ghost maps, or links into it, a block has: ``1 more layer``, ``2 links``."""
+    count = getattr(row, name)
+    word = name if count > 1 else name[:-1]
+    return f"{count} more {word}" if name == "layers" else f"{count} {word}"
 
 
 def _totals(frame: pd.DataFrame, name: str) -> str:
@@ -315,6 +325,7 @@ def _block_table(frame: pd.DataFrame, scale: float) -> str:
                 "MACs": quantity(row.macs),
                 "born": f"event {row.born}" if row.born else "seedling",
                 "grown": f"event {row.grown}" if row.grown else "",
+                "also": ", ".join(_counted(row, name) for name in ("layers", "links") if getattr(row, name, 0)),
             }
         )
     return table_text(pd.DataFrame(rows))
