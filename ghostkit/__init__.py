@@ -30,6 +30,7 @@ _HOMES = {
     "grow": "ghostkit.growth.grow",
     "load": "ghostkit.checkpoint",
     "rebuild": "ghostkit.growth.grow",
+    "replay": "ghostkit.growth.grow",
     "save": "ghostkit.checkpoint",
     "sites": "ghostkit.growth.sites",
     "WidenStage": "ghostkit.growth.edits",

@@ -148,8 +148,9 @@ class Engine:
 
         An event that is still being watched, or sprouts that are still being trained, stay as they are from now on.
         """
+        event = self._note(edits, self.costs(), time.perf_counter(), loss_before=self._probe_loss(), **context)
         self.state.settle_at, self.snapshot = None, None
-        return self._note(edits, self.costs(), time.perf_counter(), loss_before=self._probe_loss(), **context)
+        return event
 
     def undo(self, event: int = -1, **context: Any) -> GrowthEvent:
         """Take an earlier event back and note that; arguments as for :func:`ghostkit.undo` and :meth:`grow`."""
@@ -256,7 +257,8 @@ class Engine:
 
 def in_order(frame: pd.DataFrame, rows: Sequence[int]) -> list[Edit]:
     """Return the edits of these candidates in the order in which they fit beside each other."""
-    return sorted((frame["edit"].iloc[row] for row in rows), key=lambda edit: ORDER.index(type(edit)))
+    edits = frame["edit"].tolist()  # once: pandas copies the frame's attrs at every look
+    return sorted((edits[row] for row in rows), key=lambda edit: ORDER.index(type(edit)))
 
 
 def plain_rows(frame: pd.DataFrame, chosen: tuple[int, ...]) -> Iterator[dict[str, Any]]:

@@ -28,7 +28,7 @@ from ghostkit.checkpoint import load
 from ghostkit.config import RunConfig
 from ghostkit.errors import GhostkitError
 from ghostkit.files import write_atomically
-from ghostkit.growth.grow import rebuild, regrow
+from ghostkit.growth.grow import replay
 from ghostkit.growth.history import History, json_lines
 
 __all__ = ["Run", "RunFolder", "summary"]
@@ -279,11 +279,8 @@ def summary(network: str, runs: Sequence[Run]) -> dict[str, Any]:
 def architecture(history: History, last: int) -> pd.DataFrame:
     """Return the network after event ``last`` of ``history``, with the events at which each block came and changed."""
     example = None if history.image is None else torch.zeros(1, *history.image)
-    model = rebuild(replace(history, events=[]))
-    frames = [describe(model, example).set_index("block")]
-    for event in history.events[:last]:
-        regrow(model, replace(history, events=[event]))
-        frames.append(describe(model, example).set_index("block"))
+    shown = replace(history, events=history.events[:last])
+    frames = [describe(model, example).set_index("block") for model in replay(shown)]
     frame = frames[-1]
     frame["born"] = [next(e for e, earlier in enumerate(frames) if block in earlier.index) for block in frame.index]
     frame["grown"] = 0

@@ -38,7 +38,8 @@ class Snapshot:
     def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer, average: nn.Module | None) -> None:
         """Put everything back into a model whose architecture is again that of the snapshot."""
         model.load_state_dict(part(self.tensors, "model/"))
-        optimizer_from_plain(optimizer, model, self.optimizer, part(self.tensors, "optimizer/"), "the snapshot")
+        moments = {name: tensor.clone() for name, tensor in part(self.tensors, "optimizer/").items()}
+        optimizer_from_plain(optimizer, model, self.optimizer, moments, "the snapshot")
         if average is not None:
             average.load_state_dict(part(self.tensors, "average/"))
 

@@ -12,7 +12,7 @@ from ghostkit.architecture import describe
 from ghostkit.nn import GhostBottleneck
 
 STAGES = [[[3, 4, 12, 0, 2]], [[3, 4, 16, 0, 2]], [[3, 4, 16, 0, 1]]]
-COLUMNS = "block stage kind channels hidden intrinsic branches stride params macs".split()
+COLUMNS = "block stage kind channels hidden intrinsic branches layers links stride params macs".split()
 
 
 def counted_macs(model: nn.Module, example: torch.Tensor) -> int:

@@ -201,7 +201,8 @@ def _(edit: AddLink, host: nn.Module, known: list[Site], generator: torch.Genera
     reads, writes = (host.get_submodule(path) for path in (edit.source, edit.target))
     assert isinstance(reads, GhostModule)
     assert isinstance(writes, GhostModule)
-    link = CrossLayerLink(reads.intrinsic_channels, writes.out_channels - writes.intrinsic_channels)
+    with drawing_from(generator):  # PyTorch draws what is set to zero right after
+        link = CrossLayerLink(reads.intrinsic_channels, writes.out_channels - writes.intrinsic_channels)
     surgery = Surgery(host, generator, inverse=RemoveLink(edit.source, edit.target))
     block, name = edit.target.rpartition(".")[0], edit.source.split(".")[-2]
     surgery.insert(host.get_submodule(f"{block}.links"), name, link, input_of=reads)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from ghostkit.growth.sites import sites
 from ghostkit.growth.surgery import Surgery, measure_fresh_statistics, transaction
 from ghostkit.nn.zoo import build
 
-__all__ = ["apply_edits", "grow", "rebuild"]
+__all__ = ["apply_edits", "grow", "rebuild", "replay"]
 
 # An edit keeps the function; kernels of another shape round differently, but never by more than this share.
 TOLERANCE = 1e-2
@@ -191,6 +192,25 @@ def rebuild(history: History) -> nn.Module:
     model = build(**history.recipe)
     regrow(model, history)
     return model
+
+
+def replay(history: History) -> Iterator[nn.Module]:
+    """Yield the network that ``history`` describes, with random weights: the seedling, then what each event made of it.
+
+    It is one and the same network all along: look at it before asking for the next.
+
+    Args:
+        history: its first line is the recipe.
+
+    Raises:
+        GhostkitError: as for :func:`rebuild`.
+    """
+    model = rebuild(replace(history, events=[]))
+    yield model
+    for number, event in enumerate(history.events, start=1):
+        regrow(model, replace(history, events=[event]))
+        model.growth_history = replace(history, events=history.events[:number])  # type: ignore[assignment]
+        yield model
 
 
 def regrow(host: nn.Module, history: History) -> None:

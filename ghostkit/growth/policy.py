@@ -263,6 +263,9 @@ def choose(
     if policy.when == "gain-ratio" and (best := float(frame["gain_ratio"].max())) <= policy.ratio:
         return Choice((), f"no growth: the best candidate's gain ratio is {best:.3g}, not above {policy.ratio:g}")
     by_gain = policy.where in COST_OF
+    responses = np.asarray(frame.attrs["responses"]) if "responses" in frame.attrs else None
+    frame = frame.copy(deep=False)
+    frame.attrs.clear()  # pandas copies them, all responses, at every look into the frame
     if policy.where == "sprout":
         allowance = {unit: SPROUTS * size for unit, size in allowance.items()}
     chosen: list[int] = []
@@ -288,7 +291,8 @@ def choose(
         if policy.where == "round-robin":
             break
         if by_gain:  # what is left is worth what it would add to those chosen
-            waiting = [left for left in ranking(frame, policy, state, generator, chosen) if left in set(waiting)]
+            order = ranking(frame, policy, state, generator, chosen, responses)
+            waiting = [left for left in order if left in set(waiting)]
     if chosen:
         return Choice(tuple(chosen), f"{policy.when}, by {policy.where}")
     if not hopeful:
@@ -302,13 +306,14 @@ def ranking(
     state: PolicyState,
     generator: torch.Generator,
     chosen: list[int] | None = None,
+    responses: np.ndarray | None = None,
 ) -> list[int]:
     """Return the rows of ``frame`` in the order in which ``policy`` would take them, beside those ``chosen``."""
     if policy.where in COST_OF:
         unit, least = COST_OF[policy.where]
         gain = frame["gain"].to_numpy()
-        if chosen and "responses" in frame.attrs:
-            gain = gain * marginal_shares(np.asarray(frame.attrs["responses"]), chosen)
+        if chosen and responses is not None:
+            gain = gain * marginal_shares(responses, chosen)
         value = gain / frame[unit].clip(lower=least).to_numpy()
         return [int(row) for row in (-value).argsort(kind="stable")]
     if policy.where == "random":

@@ -81,7 +81,7 @@ class NewcomerRates:
         with torch.no_grad():
             for name, scale in scales.items():
                 parameter = parameters[name]
-                parameter.copy_(before[name] + scale * (parameter - before[name]))
+                parameter.copy_(torch.lerp(before[name], parameter, scale))  # where the scale is 1, to the last bit
 
     def _scale(self, weight: Tensor, born: Tensor, step: int) -> Tensor | None:
         """Return the factor of each entry's step; None if it is 1 for all of them."""
