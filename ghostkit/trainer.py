@@ -225,7 +225,7 @@ class Trainer:
             yield images.to(self.fabric.device), targets.to(self.fabric.device)
 
     def _step(self, images: Tensor, targets: Tensor) -> Tensor:
-        images = self._at_resolution(images)
+        images = resized(images, side_share(self.engine.policy, self.done))
         with self._own_random():
             loss = self.loss(self._wrapped, images, targets)
         self.optimizer.zero_grad()
@@ -318,16 +318,12 @@ class Trainer:
 
     def _resolution(self, images: Tensor) -> GrowthEvent | None:
         """Return the event that the training images get another side, if they do."""
-        side = self._at_resolution(images[:1]).shape[-1]
+        side = resized(images[:1], side_share(self.engine.policy, self.done)).shape[-1]
         known, self.engine.state.resolution = self.engine.state.resolution, side
         if side == (images.shape[-1] if known is None else known):
             return None
         reason = f"training images are {side} of {images.shape[-1]} pixels wide"
         return self._noted(self.engine.note(reason, resolution=side, **self._moment()))
-
-    def _at_resolution(self, images: Tensor) -> Tensor:
-        """Return training images at the side that the policy asks for now."""
-        return resized(images, side_share(self.engine.policy, self.done))
 
     def _macs_at(self, images: Tensor) -> int:
         """Return the MACs of one training image at its present side."""

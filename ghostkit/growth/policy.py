@@ -265,7 +265,7 @@ def choose(
     by_gain = policy.where in COST_OF
     responses = np.asarray(frame.attrs["responses"]) if "responses" in frame.attrs else None
     frame = frame.copy(deep=False)
-    frame.attrs.clear()  # pandas copies them, all responses, at every look into the frame
+    frame.attrs = {}  # pandas copies them, all responses, at every look into the frame
     if policy.where == "sprout":
         allowance = {unit: SPROUTS * size for unit, size in allowance.items()}
     chosen: list[int] = []
