@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
-from ghostkit.config import RunConfig
+from ghostkit.config import ROUNDING, RunConfig
 from ghostkit.costs import evaluating
 from ghostkit.data import ImageData
 from ghostkit.errors import GhostkitError
+from ghostkit.growth.depth import link_places
 from ghostkit.growth.sites import sites
+from ghostkit.nn.ghost import GhostModule
 
 __all__ = ["check_accepts", "check_can_grow", "never_due", "one_image"]
 
@@ -43,8 +47,15 @@ def check_can_grow(model: nn.Module, config: RunConfig) -> None:
     """Raise a GhostkitError unless ``model`` has a site for the kinds of edit that may be applied."""
     if config.when == "never":
         return
-    axes = {site.axis for site in sites(model)}
-    if not any(AXES.get(kind, "width") in axes for kind in config.kinds):
+    known = sites(model)
+    axes = {site.axis for site in known}
+    places = {kind: AXES.get(kind, "width") in axes for kind in config.kinds}
+    if "link" in places:
+        places["link"] = bool(link_places(model, known))
+    if "layer" in places:
+        modules = [model.get_submodule(site.id) for site in known if site.axis == "width"]
+        places["layer"] = any(module.ghosts for module in modules if isinstance(module, GhostModule))
+    if not any(places.values()):
         found = f"only sites of {', '.join(sorted(axes))}" if axes else "no site"
         raise GhostkitError(
             f"model={config.model!r} has {found} and cannot grow by kinds={config.kinds}; choose others, or set "
@@ -54,14 +65,23 @@ def check_can_grow(model: nn.Module, config: RunConfig) -> None:
 
 def never_due(config: RunConfig, steps: int) -> str | None:
     """Return why a run of so many steps never gets to grow; None if it does."""
-    if config.when == "never" or any(
-        config.grow_from <= step / steps <= config.grow_until for step in range(1, steps + 1)
-    ):
+    if config.when == "never":
         return None
-    return (
-        f"no growth: none of the run's {steps} steps ends between grow_from={config.grow_from} and "
-        f"grow_until={config.grow_until}; train longer, or widen the window"
-    )
+    ends = [step / steps for step in range(1, steps + 1) if step / steps <= config.grow_until]
+    if not any(config.grow_from <= end for end in ends):
+        return (
+            f"no growth: none of the run's {steps} steps ends between grow_from={config.grow_from} and "
+            f"grow_until={config.grow_until}; train longer, or widen the window"
+        )
+    if config.when == "plateau":
+        every = config.evaluate_every  # a step that ends beyond a multiple of it is evaluated, and so is the last one
+        looks = {math.ceil(end / every - ROUNDING) if end == 1 else int(end / every + ROUNDING) for end in ends} - {0}
+        if len(looks) <= config.patience:
+            return (
+                f"no growth: patience={config.patience} is not reached by the {len(looks)} evaluations that fit into "
+                f"the run's {steps} steps up to grow_until={config.grow_until}; train longer, or lower it"
+            )
+    return None
 
 
 def one_image(data: ImageData, device: torch.device) -> Tensor:

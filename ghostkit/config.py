@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -141,7 +142,8 @@ class RunConfig(BaseModel):
                 "set grow_from below grow_until, or when='never'"
             )
         if self.when == "plateau":
-            looks = int((min(self.grow_until, 1.0) - ROUNDING) / self.evaluate_every) + 1
+            shares = self.grow_until / self.evaluate_every  # the end of a run is evaluated in any case
+            looks = math.ceil(shares - ROUNDING) if self.grow_until == 1 else int(shares + ROUNDING)
             if looks <= self.patience:
                 raise ValueError(
                     f"patience={self.patience} is not reached by the {looks} evaluations up to "

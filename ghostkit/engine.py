@@ -8,6 +8,7 @@ rolled back if it hurt. :meth:`Engine.settle` does both.
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -30,6 +31,10 @@ from ghostkit.growth.undo import inverse_of, numbered
 from ghostkit.snapshot import Snapshot
 
 __all__ = ["Engine"]
+
+# Nats of loss over the whole probe batch below which there is nothing left to gain: an edit adds dozens of numbers, and
+# each has to earn about one (Akaike's criterion). Gains do not show it, since they are free of the gradients' scale.
+ENOUGH = 1.0
 
 
 @dataclass(eq=False)
@@ -106,12 +111,17 @@ class Engine:
             self.seedling = before
         loss: float | None = None
         try:
+            now = self._probe_loss()
+            if now * len(self.probe[0]) < ENOUGH:
+                loss = now
+                raise ProbeError(
+                    f"the network fits the probe batch already: its loss is {now:.2g} nats, too little to gain anything"
+                )
             frame = self.candidates()
             allowance = {unit: self.policy.share * size for unit, size in self.budget.room(self.seedling).items()}
             room = self.budget.room(before)
             choice = choose(frame, self.policy, self.state, room, allowance, self.generator)
-            choice = self._affordable(frame, choice)
-            loss = self._probe_loss()
+            choice, loss = self._affordable(frame, choice), now
         except ProbeError as error:
             frame, choice = pd.DataFrame({"edit": []}), Choice((), f"no growth: {error}")
         rows = tuple(plain_rows(frame, choice.rows))
@@ -181,7 +191,7 @@ class Engine:
             snapshot.restore(self.model, self.optimizer, self.average)
 
         edits = inverse_of(history_of(self.model), number)
-        context |= {"undoes": number, "reason": reason, "loss_before": loss}
+        context |= {"undoes": number, "reason": reason, "loss_before": loss if math.isfinite(loss) else None}
         return self._note(edits, before, started, then=restore, **context)
 
     def note(self, reason: str, **context: Any) -> GrowthEvent:

@@ -83,6 +83,7 @@ class Trainer:
         self.progress = Progress()
         self._random = torch.Generator().manual_seed(config.seed + 3).get_state()
         self._small_macs: tuple[tuple[int, ...], int] | None = None
+        self._worth_saving = False  # something was measured or grown, perhaps by hand, that no checkpoint knows of
         self.run = None if folder is None else RunFolder(folder)
         checkpoint = None if self.run is None else self.run.begin(config)
         if checkpoint is None:
@@ -156,25 +157,24 @@ class Trainer:
                 tick()
                 yield StepDone(progress.step, self.done, loss)
                 clock = time.perf_counter()  # what the consumer does is not the run's time
-                worth_saving = False
                 if self.done >= progress.next_evaluation - ROUNDING or self.done >= 1:
                     evaluated = self._evaluate()
                     tick()
                     yield evaluated
                     clock = time.perf_counter()
-                    worth_saving = True
                 for event in self._growth():
                     tick()
                     yield Grown(event)
                     clock = time.perf_counter()
-                    worth_saving = True
-                if worth_saving:
+                if self._worth_saving:
                     yield from self._save()
                     clock = time.perf_counter()
                 if self.done >= 1:
                     break
             else:
                 progress.epoch, progress.batch = progress.epoch + 1, 0
+        if self._worth_saving:  # the last checkpoint was saved, and something was grown by hand since
+            yield from self._save()
         yield Finished(self._finish())
 
     def train(self) -> dict[str, Any]:
@@ -293,14 +293,13 @@ class Trainer:
         return self._noted(self.engine.undo(event, **self._moment()))
 
     def _growth(self) -> Iterator[GrowthEvent]:
-        """Yield the growth events that are due: what an earlier one settles, and what grows now."""
+        """Yield the growth events that are due: what settles an earlier one, what grows now, what settles that."""
         engine = self.engine
-        if due_to_settle(engine.state, self.done):
-            settled = engine.settle(**self._moment())
-            if settled is not None:
-                yield self._noted(settled)
-        if due(engine.policy, engine.state, self.done):
-            yield self._noted(engine.grow(**self._moment()))
+        for settling in (True, False, True):  # at the end of a run, nothing is left to wait for
+            is_due = due_to_settle(engine.state, self.done) if settling else due(engine.policy, engine.state, self.done)
+            event = (engine.settle if settling else engine.grow)(**self._moment()) if is_due else None
+            if event is not None:
+                yield self._noted(event)
 
     def _moment(self) -> dict[str, Any]:
         """Return when an event happens, as its fields."""
@@ -314,6 +313,7 @@ class Trainer:
     def _noted(self, event: GrowthEvent) -> GrowthEvent:
         self._collect_spent()
         self._write_history()
+        self._worth_saving = True
         return event
 
     def _resolution(self, images: Tensor) -> GrowthEvent | None:
@@ -406,6 +406,7 @@ class Trainer:
             progress.losses, progress.images = 0.0, 0
         row = {**common, "split": "test", "loss": scores.loss, "accuracy": scores.accuracy}
         rows.append(row)
+        self._worth_saving = True
         while progress.next_evaluation - ROUNDING <= self.done:
             progress.next_evaluation += self.config.evaluate_every
         if self.run is not None:
@@ -419,7 +420,7 @@ class Trainer:
     def _save(self) -> Iterator[CheckpointSaved]:
         if self.run is None:
             return
-        engine = self.engine
+        engine, self._worth_saving = self.engine, False
         state = {
             "progress": asdict(self.progress),
             "policy": asdict(engine.state),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from typing import Any
 
 import pytest
@@ -14,9 +15,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import ghostkit
 from ghostkit import engine as engine_module
+from ghostkit.averaging import moving_average
 from ghostkit.engine import Engine
-from ghostkit.growth import History, history_of
+from ghostkit.errors import GhostkitError
+from ghostkit.growth import AddBlock, AddBranch, History, RemoveBranch, history_of
+from ghostkit.growth.grow import apply_edits
 from ghostkit.growth.policy import Budget, Policy
+from ghostkit.growth.undo import standing
 
 STAGES = [[[3, 4, 8, 0, 2]], [[3, 6, 8, 0.5, 1]]]
 SETTINGS = {"kinds": ("branch", "intrinsic", "block"), "kernel_sizes": (3, 5), "how": "svd"}
@@ -56,6 +61,8 @@ def counted(engine: Engine) -> tuple[int, int]:
 def everything(engine: Engine) -> dict[str, Tensor]:
     """All tensors that training goes on from."""
     found = {name: tensor.clone() for name, tensor in engine.model.state_dict().items()}
+    if engine.average is not None:
+        found |= {f"average {name}": tensor.clone() for name, tensor in engine.average.state_dict().items()}
     found |= {f"gradient {name}": p.grad.clone() for name, p in engine.model.named_parameters() if p.grad is not None}
     states = enumerate(engine.optimizer.state.values())
     found |= {f"state {number} {key}": value.clone() for number, state in states for key, value in state.items()}
@@ -183,3 +190,316 @@ def test_latency_is_measured_once_and_then_read_from_the_table():
     other = make(latency=table)
     assert other.costs() == first
     assert other.latency.lines == engine.latency.lines
+
+
+# A probe that cannot tell
+
+
+def endless(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+    return cross_entropy(model, images, targets) / 0
+
+
+IMAGES, TARGETS = torch.randn(40, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 5
+BLIND: dict[str, tuple[dict[str, Any], str]] = {
+    "one image": ({"probe": (IMAGES[:1], TARGETS[:1])}, r"holds 1 image\(s\)"),
+    "labels all equal": ({"probe": (IMAGES, TARGETS * 0 + 3)}, "all labels of the probe batch are 3"),
+    "images not finite": ({"probe": (IMAGES / (IMAGES > -2), TARGETS)}, "images of the probe batch hold values"),
+    "loss not finite": ({"loss": endless}, "the loss on the probe batch is inf"),
+}
+
+
+@pytest.mark.parametrize("case", BLIND)
+def test_a_probe_that_cannot_tell_what_should_grow_is_noted_and_changes_nothing(case):
+    arguments, reason = BLIND[case]
+    engine = make(policy=Policy(give_up=2))
+    for name, value in arguments.items():
+        setattr(engine, name, value)
+    before, size, random = everything(engine), counted(engine), torch.get_rng_state()
+    event = engine.grow(step=3, progress=0.1)
+    after = everything(engine)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert torch.equal(random, torch.get_rng_state())
+    assert event.edits == event.candidates == ()
+    assert event.reason.startswith("no growth: ")
+    assert re.search(reason, event.reason)
+    assert (event.step, event.loss_before, event.params_after, event.macs_after) == (3, None, *size)
+    assert history_of(engine.model).events == [event]
+    json.dumps(event.to_json(), allow_nan=False)
+    assert engine.grow().reason.endswith("; growth is over: 2 looks in a row brought nothing")
+    engine.probe, engine.loss = (IMAGES, TARGETS), cross_entropy
+    assert engine.grow().edits  # by hand, and with a probe that can, it still grows
+
+
+# Joint choices
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_gains_are_chosen_jointly(together, monkeypatch):
+    score = engine_module.candidates
+
+    def crafted(*arguments: Any, **settings: Any) -> Any:
+        frame = score(*arguments, **settings)
+        frame["gain"], frame["macs"], response = -1.0, 10, torch.arange(40.0).tolist()
+        first, second, third = (frame.index[frame["site"] == site][0] for site in frame["site"].unique()[:3])
+        frame.loc[[first, second, third], "gain"] = 3.0, 2.9, 1.0
+        responses = {first: response, second: response, third: response[::-1]}
+        frame.attrs["responses"] = [responses.get(row, [0.0] * 40) for row in frame.index]
+        if not together:
+            del frame.attrs["responses"]
+        return frame
+
+    monkeypatch.setattr(engine_module, "candidates", crafted)
+    engine = make()
+    engine.budget = Budget(macs=engine.macs * 100)
+    engine.seedling = {**engine.costs(), "macs": engine.budget.macs - 40}  # half of the room: 20, two of them
+    event = engine.grow()
+    assert sorted(row["gain"] for row in event.candidates if row["chosen"]) == ([1.0, 3.0] if together else [2.9, 3.0])
+
+
+@pytest.mark.parametrize("unit", ["params", "macs", "milliseconds"])
+@pytest.mark.parametrize("where", ["gain-per-mac", "random", "sprout"])
+def test_edits_that_cost_more_together_than_apart_stay_within_the_budget(unit, where, monkeypatch):
+    score = engine_module.candidates
+
+    def all_wanted(*arguments: Any, **settings: Any) -> Any:
+        frame = score(*arguments, **settings)
+        frame["gain"] = 1.0
+        return frame
+
+    monkeypatch.setattr(engine_module, "candidates", all_wanted)
+    # Wider streams and wider modules between them: a layer's weights are rows times columns.
+    engine = make(policy=Policy(share=1.0, where=where), settings={**SETTINGS, "kinds": ("intrinsic", "stage")})
+    frame, before = engine.candidates(), engine.costs()[unit]
+    apart = before + float(frame[unit].sum())
+    together = copy.deepcopy(engine)
+    together.apply([*engine_module.in_order(frame, frame.index)])
+    assert together.costs()[unit] > apart
+    engine.budget = Budget(**{unit: apart})  # as each for itself is priced, all fit
+    event = engine.grow()
+    assert 1 <= len(event.edits) < len(frame)
+    assert before < engine.costs()[unit] <= apart
+    assert {row["edit"] for row in event.candidates if row["chosen"]} == set(map(str, event.edits))
+
+
+# Watched, and rolled back
+
+
+def train(engine: Engine, rate: float, steps: int = 2) -> None:
+    """Train for some steps; a negative rate climbs."""
+    for group in engine.optimizer.param_groups:
+        group["lr"] = rate
+    for _ in range(steps):
+        engine.optimizer.zero_grad()
+        cross_entropy(engine.model, *engine.probe).backward()
+        engine.optimizer.step()
+        if engine.average is not None:
+            engine.average.update_parameters(engine.model)
+
+
+def watched(roll_back: float = 0.0, **arguments: Any) -> Engine:
+    engine = make(policy=Policy(share=0.5, window=0.1, roll_back=roll_back), **arguments)
+    engine.average = moving_average(engine.model, 0.5)
+    return engine
+
+
+def ruin(engine: Engine) -> None:
+    with torch.no_grad():
+        engine.model.classifier.bias.fill_(float("nan"))
+
+
+@pytest.mark.parametrize("harm", [lambda engine: train(engine, -0.3), ruin], ids=["climbing", "not a number"])
+def test_an_event_that_hurt_is_rolled_back_to_the_last_bit_and_what_it_took_stays_counted(harm):
+    engine = watched()
+    engine.optimizer.zero_grad()
+    before, costs, groups = everything(engine), engine.costs(), copy.deepcopy(engine.optimizer.param_groups)
+    names = [name for name, _ in engine.model.named_parameters()]
+    grown = engine.grow(progress=0.2)
+    assert grown.edits
+    assert (engine.state.settle_at, engine.state.settling) == (pytest.approx(0.3), 1)
+    harm(engine)
+    engine.optimizer.zero_grad()
+    spent = engine.spent
+    event = engine.settle(step=12, progress=0.3)
+    after = everything(engine)
+    assert before.keys() == after.keys()
+    assert [name for name in before if not torch.equal(before[name], after[name])] == []
+    assert [name for name, _ in engine.model.named_parameters()] == names
+    assert [len(group["params"]) for group in engine.optimizer.param_groups] == [len(g["params"]) for g in groups]
+    assert [group["lr"] for group in engine.optimizer.param_groups] == [group["lr"] for group in groups]
+    assert {id(member) for group in engine.optimizer.param_groups for member in group["params"]} == set(
+        map(id, engine.model.parameters())
+    )
+    assert engine.costs() == costs
+    assert (event.undoes, event.step, event.edits) == (1, 12, grown.inverse)
+    assert event.reason.startswith("rolled back: the loss of the probe went from ")
+    assert event.loss_after == grown.loss_before
+    assert engine.spent > spent > 0
+    assert history_of(engine.model).events == [grown, event]
+    assert standing(history_of(engine.model)) == []
+    assert engine.snapshot is None
+    assert engine.state.settle_at is None
+    rebuilt = ghostkit.rebuild(History.parse(history_of(engine.model).lines()))
+    assert sum(parameter.numel() for parameter in rebuilt.parameters()) == engine.params
+    train(engine, 0.05)  # it trains on, with its optimizer
+
+
+@pytest.mark.parametrize(("roll_back", "rate"), [(0.0, 0.02), (100.0, -0.1)], ids=["did not hurt", "hurt a little"])
+def test_an_event_that_did_not_hurt_stays(roll_back, rate):
+    engine = watched(roll_back)
+    grown = engine.grow(progress=0.2)
+    train(engine, rate)
+    before = everything(engine)
+    assert engine.settle(progress=0.3) is None
+    assert [name for name, tensor in everything(engine).items() if not torch.equal(before[name], tensor)] == []
+    assert history_of(engine.model).events == [grown]
+    assert engine.params == grown.params_after
+    assert engine.snapshot is None
+    assert engine.state.settle_at is None
+
+
+def test_what_is_noted_while_an_event_is_watched_does_not_confuse_it():
+    engine = watched()
+    engine.grow(progress=0.2)
+    engine.note("training images are 8 of 8 pixels wide", resolution=8)
+    train(engine, -0.3)
+    assert engine.settle(progress=0.3).undoes == 1
+
+
+def test_a_look_that_grew_nothing_is_not_watched():
+    engine = watched()
+    engine.budget = Budget(macs=engine.macs + 1)
+    assert not engine.grow(progress=0.2).edits
+    assert engine.state.settle_at is None
+    assert engine.snapshot is None
+
+
+# Sprouts
+
+
+def sprouted(share: float = 0.2) -> tuple[Engine, Any]:
+    engine = make(policy=Policy(where="sprout", share=share, window=0.1))
+    engine.budget = Budget(macs=3 * engine.macs)
+    return engine, engine.grow(progress=0.2)
+
+
+def test_three_times_as_much_sprouts_as_stays():
+    engine, event = sprouted()
+    plain = make()
+    plain.budget, plain.policy = engine.budget, Policy(share=0.2)
+    assert event.macs_after - event.macs_before > 1.5 * (plain.grow().macs_after - event.macs_before)
+    assert engine.macs <= engine.budget.macs
+    assert engine.snapshot is None
+    assert (engine.state.settle_at, engine.state.settling) == (pytest.approx(0.3), 1)
+
+
+@pytest.mark.parametrize("share", [0.05, 0.2])
+def test_sprouts_that_did_not_earn_their_cost_are_removed(share):
+    engine, grown = sprouted(share)
+    train(engine, 0.05, steps=6)
+    loss = engine._probe_loss()
+    price = {row["edit"]: row["macs"] for row in grown.candidates if row["chosen"]}
+    earned = {}
+    for edit, inverse in zip(grown.edits, reversed(grown.inverse), strict=True):
+        without = copy.deepcopy(engine.model)
+        apply_edits(without, [inverse], None, None, None, torch.Generator())
+        earned[inverse] = (engine._probe_loss(without) - loss, price[str(edit)])
+    assert any(brought > 0 for brought, _ in earned.values())
+    allowance, paid, stay = share * (engine.budget.macs - grown.macs_before), 0, []
+    for inverse in sorted(earned, key=lambda one: -earned[one][0] / earned[one][1]):
+        brought, cost = earned[inverse]
+        if brought > 0 and (not stay or paid + cost <= allowance):
+            stay.append(inverse)
+            paid += cost
+    spent = engine.spent
+    event = engine.settle(step=9, progress=0.3)
+    assert event.step == 9
+    assert set(event.edits) == set(earned) - set(stay)
+    assert event.reason == f"sprouts: {len(stay)} of {len(earned)} earned their cost, the others are removed"
+    assert engine.spent > spent
+    assert engine.macs == counted(engine)[1] <= engine.budget.macs
+    assert engine.state.settle_at is None
+    train(engine, 0.05)
+
+
+def test_sprouts_that_only_hurt_are_all_removed_and_the_seedling_is_left():
+    engine, grown = sprouted()
+    seedling = grown.params_before, grown.macs_before
+    reads = engine.model.blocks[0][0].ghost2.primary
+    with torch.no_grad():  # whatever is new makes noise: a loss so crafted that nothing has earned anything
+        engine.loss = lambda model, images, targets: (
+            cross_entropy(model, images, targets) * 0 + sum(parameter.numel() for parameter in model.parameters())
+        )
+    assert reads.weight.isfinite().all()
+    event = engine.settle(progress=0.3)
+    assert event.reason.startswith(f"sprouts: 0 of {len(grown.edits)}")
+    assert counted(engine) == seedling == (engine.params, engine.macs)
+
+
+def test_sprouts_that_all_earned_their_cost_stay():
+    engine, grown = sprouted(share=1.0)
+    engine.loss = lambda model, images, targets: -torch.tensor(float(sum(p.numel() for p in model.parameters())))
+    assert engine.settle(progress=0.3) is None
+    assert engine.params == grown.params_after
+    assert len(history_of(engine.model).events) == 1
+
+
+# By hand
+
+
+def test_what_is_applied_by_hand_is_an_event_and_can_be_taken_back():
+    engine = make()
+    before, size = everything(engine), counted(engine)
+    first = engine.apply([AddBranch("blocks.0.0.ghost1", 5)], step=3, progress=0.1)
+    second = engine.apply([AddBlock("blocks.1", "0")], reason="it looked thin")
+    assert (first.reason, second.reason, first.step) == ("by hand", "it looked thin", 3)
+    assert (first.params_after, first.macs_after) == (second.params_before, second.macs_before)
+    assert first.loss_after == pytest.approx(first.loss_before, rel=1e-4)
+    assert (engine.params, engine.macs) == counted(engine) != size
+    assert engine.spent > 0
+    undone = engine.undo(1, step=5)
+    assert (undone.undoes, undone.reason, undone.step) == (1, "undo of event 1", 5)
+    assert undone.edits == (RemoveBranch("blocks.0.0.ghost1", 5, 0),)
+    assert engine.undo().undoes == 2
+    assert counted(engine) == size == (engine.params, engine.macs)
+    after = everything(engine)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)  # nothing was trained in between
+    assert [event.undoes for event in history_of(engine.model).events] == [None, None, 1, 2]
+
+
+def test_an_undo_that_later_events_rest_on_is_refused_and_nothing_happens():
+    engine = make()
+    engine.apply([AddBlock("blocks.1", "0")])
+    engine.apply([AddBranch("blocks.1.g1.ghost1", 5)])
+    before, events = everything(engine), list(history_of(engine.model).events)
+    with pytest.raises(GhostkitError, match=r"undo\(1\): event 2, AddBranch\(blocks.1.g1.ghost1, 5x5\), rests on"):
+        engine.undo(1)
+    with pytest.raises(GhostkitError, match=r"undo\(7\): the history has 2"):
+        engine.undo(7)
+    assert all(torch.equal(before[name], tensor) for name, tensor in everything(engine).items())
+    assert history_of(engine.model).events == events
+    engine.undo()
+    engine.undo()
+    with pytest.raises(GhostkitError, match="nothing is left to undo"):
+        engine.undo()
+
+
+def test_growing_by_hand_ends_the_watch_over_the_event_before():
+    engine = watched()
+    engine.grow(progress=0.2)
+    engine.apply([AddBlock("blocks.1", "0")])
+    assert engine.state.settle_at is None
+    assert engine.snapshot is None
+
+
+def test_a_hand_that_slips_changes_nothing_and_the_watch_goes_on():
+    engine = watched()
+    engine.grow(progress=0.2)
+    before, snapshot = everything(engine), engine.snapshot
+    with pytest.raises(GhostkitError, match="nowhere"):
+        engine.apply([AddBlock("blocks.1", "0"), AddBranch("nowhere")])
+    assert all(torch.equal(before[name], tensor) for name, tensor in everything(engine).items())
+    assert engine.state.settle_at == pytest.approx(0.3)
+    assert engine.snapshot is snapshot is not None
+    assert len(history_of(engine.model).events) == 1

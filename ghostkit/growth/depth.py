@@ -73,7 +73,7 @@ def _(edit: AddBlock, host: nn.Module, known: list[Site], generator: torch.Gener
             block.load_state_dict(dict(edit.tensors))
         except RuntimeError as error:
             raise GhostkitError(f"{edit} carries the weights of another block: {error}") from None
-    name = fresh_name("g", site.blocks)
+    name = fresh_name("g", tuple(row._modules))
     surgery = Surgery(host, generator, inverse=RemoveBlock(site.id, name))
     surgery.insert(row, name, block, input_of=before, after=edit.after, wakes_from=wakes_from)
     return surgery

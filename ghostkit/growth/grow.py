@@ -155,8 +155,8 @@ def tensors_in(value: Any) -> Iterable[Tensor]:
             yield from tensors_in(part)
 
 
-def largest_change(before: list[Tensor] | None, after: list[Tensor], edits: Sequence[Edit]) -> float:
-    """Return the largest absolute change of an output, which only a removal may make.
+def largest_change(before: list[Tensor] | None, after: list[Tensor], edits: Sequence[Edit]) -> float | None:
+    """Return the largest absolute change of an output, which only a removal may make; None if it is not finite.
 
     Raises:
         GhostkitError: if it is so large that an edit cannot have kept the function.
@@ -168,14 +168,14 @@ def largest_change(before: list[Tensor] | None, after: list[Tensor], edits: Sequ
             change = largest if math.isnan(largest) else max(change, largest)  # max would lose a NaN
             scale = max(scale, float(old.abs().max()))
     keeps = all(isinstance(edit, GROWTH) for edit in edits)
-    if math.isnan(change) or (keeps and change > TOLERANCE * max(scale, 1.0)):
+    if keeps and not change <= TOLERANCE * max(scale, 1.0):  # nor where it is not a number
         named = ", ".join(map(str, edits))
         raise GhostkitError(
             f"{named} changed the outputs by {change:.3g} (they reach {scale:.3g}) and was taken back: a rule of "
             "widen_in, widen_out or identity_like does not keep the function, or the probe holds values that are not "
             "finite"
         )
-    return change
+    return change if math.isfinite(change) else None
 
 
 def rebuild(history: History) -> nn.Module:

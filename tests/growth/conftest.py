@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import random
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 
@@ -11,7 +12,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ghostkit.growth import AddBlock, AddBranch, AddIntrinsic, Edit, grow, sites
+from ghostkit.errors import GhostkitError
+from ghostkit.growth import (
+    AddBlock,
+    AddBranch,
+    AddIntrinsic,
+    AddLink,
+    DeepenBranches,
+    Edit,
+    NarrowStage,
+    RemoveBlock,
+    RemoveBranch,
+    RemoveIntrinsic,
+    RemoveLayer,
+    RemoveLink,
+    Site,
+    WidenStage,
+    grow,
+    sites,
+)
+from ghostkit.growth.depth import link_places
+from ghostkit.growth.width import stream_at
 from ghostkit.nn import GhostBottleneck, GhostModule, GhostNet, build
 from ghostkit.nn.ghostnet import Row
 
@@ -47,6 +68,28 @@ def narrow(name: str) -> nn.Module:
     return build(name, CLASSES, width=0.2, head_channels=16, dropout=0.0)
 
 
+ROWS = ((Row(3, 8, 8, 0, 2), Row(3, 4, 8, 0, 1)), (Row(5, 8, 12, 0.5, 1), Row(3, 12, 12, 0, 1), Row(3, 8, 12, 0.5, 1)))
+GROWTH = (  # every kind of edit, and edits on what the others made
+    DeepenBranches("blocks.0.0.ghost1"),
+    AddBranch("blocks.0.0.ghost1", 5),
+    AddLink("blocks.0.0.ghost1", "blocks.0.1.ghost1"),
+    AddLink("blocks.1.0.ghost1", "blocks.1.2.ghost1"),
+    AddBlock("blocks.1", "1", init="clone"),
+    AddLink("blocks.1.g1.ghost1", "blocks.1.2.ghost1"),
+    AddIntrinsic("blocks.1.g1.ghost1", 2),
+    DeepenBranches("blocks.1.g1.ghost1", 5),
+    WidenStage("blocks.0.0.ghost2", 4),
+    WidenStage("blocks.2.0.conv", 3),
+)
+
+
+def grown() -> nn.Module:
+    """A network whose rows have several blocks, grown by every kind of edit."""
+    model = build("seedling", CLASSES, 1, stages=ROWS)
+    grow(model, GROWTH)
+    return model
+
+
 HOSTS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {  # images leave 64 values a channel at the end
     "small": (lambda: build("seedling", CLASSES, 1, stages=STAGES), (16, 1, 12, 12)),  # for tests that name its parts
     "seedling": (lambda: build("seedling", CLASSES, 1), (16, 1, 12, 12)),
@@ -56,7 +99,9 @@ HOSTS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {  # images 
         (16, 1, 12, 12),
     ),
     "odd": (Odd, (16, 3, 12, 12)),
-    "ghostnet_050": (lambda: narrow("ghostnet_050"), (16, 3, 33, 33)),
+    "rows": (lambda: build("seedling", CLASSES, 1, stages=ROWS), (16, 1, 12, 12)),
+    "grown": (grown, (16, 1, 12, 12)),
+    "ghostnet_100": (lambda: narrow("ghostnet_100"), (16, 3, 33, 33)),
     "ghostnetv2_100": (lambda: narrow("ghostnetv2_100"), (16, 3, 33, 33)),
 }
 
@@ -114,40 +159,154 @@ def train_step() -> Callable[..., float]:
     return learn
 
 
+def found(*shape: int) -> Tensor:
+    """Weights that a candidate might have found."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape))).double()
+
+
+def branch_edit(site: Site, module: GhostModule, init: str, side: int) -> AddBranch | None:
+    if init == "split" and side not in module.branches():
+        return None
+    tensors = {"rows": found(module.intrinsic_channels, 1, side, side)} if init == "svd" else None
+    return AddBranch(site.id, side, init, tensors)
+
+
+def intrinsic_edit(site: Site, module: GhostModule, init: str) -> AddIntrinsic:
+    count = min(2, module.intrinsic_channels)
+    tensors = {"rows": found(count, *module.primary.weight.shape[1:])} if init == "svd" else None
+    return AddIntrinsic(site.id, count, init, tensors)
+
+
+def layer_edit(site: Site, module: GhostModule, init: str, side: int) -> DeepenBranches | None:
+    if not module.ghosts:
+        return None
+    tensors = {"rows": found(module.ghosts, 1, side, side)} if init == "svd" else None
+    return DeepenBranches(site.id, side, init, tensors)
+
+
+def stage_edit(model: nn.Module, known: list[Site], site: Site, init: str) -> WidenStage | None:
+    try:
+        _, stream = stream_at(WidenStage(site.id, 1), model, known)
+    except GhostkitError:  # its producers disagree on an order of channels, which is a test of its own
+        return None
+    count = min(2, stream.maps)
+    tensors = None
+    if init == "svd":
+        tensors = {path: found(count, *module.primary.weight.shape[1:]) for path, module in stream.ghosts.items()}
+        for path, layer in stream.dense.items():
+            tensors[path] = found(count * stream.ratio, *layer.weight.shape[1:])
+    return WidenStage(site.id, count * stream.ratio, init, tensors)
+
+
+def block_edit(site: Site, which: str) -> AddBlock:
+    place = site.blocks[-1] if which in ("last", "clone") else site.blocks[0]
+    return AddBlock(site.id, place, 3 if which == "narrow" else None, "clone" if which == "clone" else "random")
+
+
 @pytest.fixture
 def edits_of() -> Callable[[nn.Module, str], list[Edit]]:
     """One edit of a kind at every site that can take it: ``edits_of(model, "branch 5x5 found")``."""
 
     def _edits_of(model: nn.Module, kind: str) -> list[Edit]:
-        edits: list[Edit] = []
         sort, *rest = kind.split()
-        draw = torch.Generator().manual_seed(1)
-        for site in sites(model):
-            if (site.axis == "depth") != (sort == "block"):
-                continue
-            if sort == "block":
-                place = {"first": site.blocks[0], "last": site.blocks[-1], "narrow": site.blocks[0]}[rest[0]]
-                edits.append(AddBlock(site.id, place, hidden=3 if rest[0] == "narrow" else None))
-                continue
+        known = sites(model)
+        if sort == "link":
+            return [AddLink(*place) for place in link_places(model, known)]
+        axis = {"block": "depth", "stage": "stream"}.get(sort, "width")
+        init, edits = "svd" if rest[-1] == "found" else rest[-1], []
+        for site in (site for site in known if site.axis == axis):
             module = model.get_submodule(site.id)
-            init = "svd" if rest[-1] == "found" else rest[-1]
-            tensors = None
             if sort == "branch":
-                side = int(rest[0][0])
-                if init == "split" and side not in module.branches():
-                    continue
-                if init == "svd":
-                    tensors = {"rows": torch.randn(module.intrinsic_channels, 1, side, side, generator=draw).double()}
-                edits.append(AddBranch(site.id, side, init, tensors))
+                edits.append(branch_edit(site, module, init, int(rest[0][0])))
+            elif sort == "intrinsic":
+                edits.append(intrinsic_edit(site, module, init))
+            elif sort == "layer":
+                edits.append(layer_edit(site, module, init, int(rest[0][0])))
+            elif sort == "stage":
+                edits.append(stage_edit(model, known, site, init))
             else:
-                count = min(2, module.intrinsic_channels)
-                if init == "svd":
-                    rows = torch.randn(count, *module.primary_conv[0].weight.shape[1:], generator=draw)
-                    tensors = {"rows": rows.double()}
-                edits.append(AddIntrinsic(site.id, count, init, tensors))
-        return edits
+                edits.append(block_edit(site, rest[0]))
+        return [edit for edit in edits if edit is not None]
 
     return _edits_of
+
+
+def width_choices(model: nn.Module, site: Site, draw: random.Random) -> tuple[list[Edit], list[Edit]]:
+    module = model.get_submodule(site.id)
+    branches = module.branches()
+    added: list[Edit] = [
+        *(
+            AddBranch(site.id, side, init)
+            for side in (3, 5, 7)
+            for init in ("random", "split")[: 1 + (side in branches)]
+        ),
+        *(AddIntrinsic(site.id, 1, init) for init in ("random", "split")),
+        *(DeepenBranches(site.id, draw.choice([3, 5])) for _ in range(2 * bool(branches))),
+    ]
+    last = sum(branches.values()) == 1 and site.links_into  # ghost maps that are added to stay
+    removed: list[Edit] = [
+        *(RemoveBranch(site.id, side, draw.randrange(count)) for side, count in branches.items() if not last),
+        *(RemoveLayer(site.id, name) for name in module.deeper_layers._modules),
+    ]
+    if module.intrinsic_channels > 1:
+        removed.append(RemoveIntrinsic(site.id, (draw.randrange(module.intrinsic_channels),)))
+    return added, removed
+
+
+def stream_choices(
+    model: nn.Module, known: list[Site], site: Site, draw: random.Random
+) -> tuple[list[Edit], list[Edit]]:
+    try:
+        _, stream = stream_at(WidenStage(site.id, 1), model, known)
+    except GhostkitError:
+        return [], []
+    narrow_down = [NarrowStage(site.id, (draw.randrange(stream.maps),))] if stream.maps > 1 else []
+    return [WidenStage(site.id, stream.ratio, init) for init in ("random", "split")], narrow_down
+
+
+def depth_choices(model: nn.Module, site: Site, draw: random.Random) -> tuple[list[Edit], list[Edit]]:
+    row = model.get_submodule(site.id)
+    sources = {source for block in row for source in block.links}
+    free = [name for name in site.blocks[1:] if name not in sources and not len(row.get_submodule(name).shortcut)]
+    added: list[Edit] = [
+        AddBlock(site.id, draw.choice(site.blocks), draw.choice([None, 5]), draw.choice(["random", "clone"]))
+    ]
+    return added, [RemoveBlock(site.id, name) for name in free]
+
+
+def link_choices(model: nn.Module, known: list[Site]) -> tuple[list[Edit], list[Edit]]:
+    there = [
+        RemoveLink(f"{row.id}.{source}.ghost1", f"{row.id}.{name}.ghost1")
+        for row in known
+        if row.axis == "depth"
+        for name, block in model.get_submodule(row.id).named_children()
+        for source in block.links
+    ]
+    return [AddLink(*place) for place in link_places(model, known)], there
+
+
+@pytest.fixture
+def any_edit() -> Callable[[nn.Module, random.Random, bool], Edit]:
+    """A random edit that grows, or one that removes: ``any_edit(model, random.Random(0), remove=True)``."""
+
+    def _any_edit(model: nn.Module, draw: random.Random, remove: bool) -> Edit:
+        known = sites(model)
+        while True:
+            axis = draw.choices(["width", "stream", "depth", "link"], [10, 3, 2, 2])[0]
+            if axis == "link":
+                choices = link_choices(model, known)
+            else:
+                site = draw.choice([site for site in known if site.axis == axis])
+                if axis == "width":
+                    choices = width_choices(model, site, draw)
+                elif axis == "stream":
+                    choices = stream_choices(model, known, site, draw)
+                else:
+                    choices = depth_choices(model, site, draw)
+            if choices[remove]:
+                return draw.choice(choices[remove])
+
+    return _any_edit
 
 
 @cache

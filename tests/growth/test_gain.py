@@ -7,7 +7,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ghostkit.growth.gain import Probe, fisher_gain, per_sample_gradient, raw_gain, residual
+from ghostkit.growth.gain import (
+    Probe,
+    fisher_gain,
+    newton_step,
+    patches_of,
+    per_sample_gradient,
+    raw_gain,
+    residual,
+    scaled_gain,
+    whitened_gain,
+)
 
 
 @pytest.mark.parametrize("shape", [(32, 4, 5, 5), (400, 4)], ids=["maps", "descriptors"])
@@ -62,6 +72,62 @@ def test_the_fisher_gain_is_the_formula_of_its_docstring() -> None:
     assert raw_gain(gradients) == pytest.approx(5.0)
 
 
+def test_the_newton_step_is_that_which_the_fisher_gain_foresees_but_for_the_noise() -> None:
+    gradients = torch.tensor([[1.0, 3.0], [2.0, -1.0], [3.0, 1.0], [2.0, 1.0]], dtype=torch.float64)
+    expected = torch.tensor([2 / (4.5 + 0.375), 1 / (3 + 0.375)], dtype=torch.float64)
+    torch.testing.assert_close(newton_step(gradients), expected)
+
+
+def test_the_scaled_gain_weighs_each_rows_gradient_by_the_weights_that_are_there() -> None:
+    gradients = torch.tensor([[1.0, 3.0, -1.0, 0.0], [3.0, 1.0, 1.0, 4.0]], dtype=torch.float64)  # rows (2, 2), (0, 2)
+    weight = torch.tensor([[1.0, 2.0, 0.0], [3.0, 0.0, 1.0]], dtype=torch.float64)
+    assert scaled_gain(gradients, weight) == pytest.approx((4 + 4) * (1 + 4) + (0 + 4) * (9 + 1))
+
+
+def test_the_scaled_gain_does_not_notice_the_scale_of_a_consumer_in_front_of_bn() -> None:
+    bn, targets = nn.BatchNorm2d(3).double(), torch.randn(8, 3, 4, 4, dtype=torch.float64)
+    x, new = torch.randn(8, 2, 4, 4, dtype=torch.float64), torch.randn(8, 1, 4, 4, dtype=torch.float64)
+    start, gains = torch.randn(3, 2, 1, 1, dtype=torch.float64), {"raw": [], "scaled": []}
+    for scale in (1.0, 10.0):
+        conv = nn.Conv2d(2, 3, 1, bias=False).double()
+        conv.weight.data = scale * start
+        with Probe({"conv": conv}) as probe:
+            F.mse_loss(bn(conv(x)), targets).backward()
+        gradients = per_sample_gradient(conv, new, probe.gradients["conv"])
+        gains["raw"].append(raw_gain(gradients))
+        gains["scaled"].append(scaled_gain(gradients, conv.weight))
+    assert gains["scaled"][1] == pytest.approx(gains["scaled"][0], rel=1e-3)  # but for BN's epsilon
+    assert gains["raw"][1] == pytest.approx(gains["raw"][0] / 100, rel=1e-3)
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+def test_the_whitened_gain_is_the_formula_of_its_docstring(groups: int) -> None:
+    roots = torch.randn(groups, 4, 40, dtype=torch.float64)
+    moments, gradients = roots @ roots.mT / 40, torch.randn(6, groups * 2 * 4, dtype=torch.float64)
+    mean = gradients.mean(0).view(groups, 2, 4)
+    by_hand = 0.0
+    for group in range(groups):
+        ridge = 1e-3 * moments[group].diagonal().mean() * torch.eye(4, dtype=torch.float64)
+        for row in mean[group]:
+            by_hand += float(row @ torch.linalg.inv(moments[group] + ridge) @ row)
+    assert whitened_gain(gradients, moments) == pytest.approx(by_hand)
+
+
+def test_the_whitened_gain_does_not_depend_on_the_basis_of_the_features() -> None:
+    layer, x, delta = nn.Conv2d(3, 2, 1), torch.randn(16, 3, 5, 5).double(), torch.randn(16, 2, 5, 5).double()
+    mixed = torch.einsum("ij,bjhw->bihw", torch.randn(3, 3).double(), x)
+
+    def gain(features: Tensor) -> float:
+        patches = patches_of(layer, features)
+        moments = torch.einsum("bdl,bel->de", patches, patches)[None] / (16 * 25)
+        return whitened_gain(per_sample_gradient(layer, features, delta), moments)
+
+    assert gain(mixed) == pytest.approx(gain(x), rel=0.05)  # but for the ridge
+    assert raw_gain(per_sample_gradient(layer, mixed, delta)) != pytest.approx(
+        raw_gain(per_sample_gradient(layer, x, delta)), rel=0.05
+    )
+
+
 def test_the_fisher_gain_does_not_depend_on_the_scale_of_what_it_compares() -> None:
     gradients = torch.randn(32, 10, dtype=torch.float64) + 0.5
     assert fisher_gain(1000 * gradients) == pytest.approx(fisher_gain(gradients))
@@ -100,3 +166,14 @@ def test_a_probe_does_not_hear_passes_that_only_measure_something() -> None:
             model(torch.zeros(1, 2, 2, 2))
     assert torch.equal(probe.inputs["first"], x)
     assert probe.outputs["first"].shape == (5, 3, 2, 2)
+
+
+def test_a_probe_hears_gradients_where_all_weights_are_frozen_and_in_place_layers_follow() -> None:
+    model = nn.Sequential(nn.Conv2d(2, 3, 1), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(12, 1))
+    x, heard = torch.randn(5, 2, 2, 2), []
+    for frozen in (False, True):
+        model.requires_grad_(not frozen)
+        with Probe({"first": model[0], "last": model[3]}) as probe:
+            F.mse_loss(model(x), torch.zeros(5, 1)).backward()
+        heard.append(probe.gradients)
+    assert all(torch.equal(heard[0][name], heard[1][name]) for name in ("first", "last"))

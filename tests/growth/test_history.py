@@ -10,13 +10,36 @@ from pathlib import Path
 import pytest
 
 from ghostkit.errors import GhostkitError
-from ghostkit.growth import AddBlock, AddBranch, AddIntrinsic, GrowthEvent, History, grow, history_of
+from ghostkit.growth import (
+    AddBlock,
+    AddBranch,
+    AddIntrinsic,
+    GrowthEvent,
+    History,
+    RemoveBlock,
+    RemoveBranch,
+    grow,
+    history_of,
+)
 
 EVENTS = [
     GrowthEvent(
-        (AddBranch("a", 5, "svd"), AddBlock("b", "0", 7)), "plateau", 10, 0.5, 0.1, 1e9, 5, 9, 50, 90, 2.0, 2.0
+        (AddBranch("a", 5, "svd"), AddBlock("b", "0", 7)),
+        (RemoveBlock("b", "g1"), RemoveBranch("a", 5, 0)),
+        None,
+        "plateau",
+        10,
+        0.5,
+        0.1,
+        1e9,
+        5,
+        9,
+        50,
+        90,
+        2.0,
+        2.0,
     ),
-    GrowthEvent((), "no candidate fits the budget", candidates=({"edit": "AddBranch(a, 3x3)", "gain": 0.125},)),
+    GrowthEvent((), reason="no candidate fits the budget", candidates=({"edit": "AddBranch(a, 3x3)", "gain": 0.125},)),
     GrowthEvent((AddIntrinsic("a", 2),), max_logit_change=1.5e-17, clock={"seconds": 0.25}),
 ]
 RECIPE = {"name": "seedling", "num_classes": 10, "in_channels": 1}

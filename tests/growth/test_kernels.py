@@ -8,7 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ghostkit.growth.kernels import best_branch, best_directions, best_intrinsic, dense_gradient
+from ghostkit.growth.kernels import (
+    best_branch,
+    best_directions,
+    best_intrinsic,
+    best_layer,
+    dense_gradient,
+    search_macs,
+)
 
 
 def smooth(images: int, channels: int, side: int = 12) -> Tensor:
@@ -103,3 +110,54 @@ def test_as_many_new_filters_as_asked_for_even_beyond_the_directions_that_there_
     found = best_intrinsic(x, [torch.randn(8, 2, 4, 4)], conv, count)
     assert found.shape == (count, 3, 1, 1)
     assert bool(torch.isfinite(found).all())
+
+
+@pytest.mark.parametrize("side", [3, 5])
+def test_a_layer_starts_with_the_kernels_that_the_gradient_of_each_map_was_made_with(side: int) -> None:
+    ghosts, kernels = smooth(48, 4), torch.randn(4, 1, side, side, dtype=torch.float64)
+    delta = (
+        F.conv2d(ghosts, kernels, padding=side // 2, groups=4) * torch.tensor([1.0, 100.0, 1e-3, 7.0])[:, None, None]
+    )
+    found = best_layer(ghosts, delta, side)
+    assert found.shape == kernels.shape
+    assert float(alike(found, kernels).min()) > 0.97
+    torch.testing.assert_close(found.flatten(1).norm(dim=1), torch.ones(4).double())
+
+
+def test_a_layer_over_maps_that_are_dead_or_felt_by_nobody_starts_with_finite_kernels() -> None:
+    ghosts = smooth(8, 3)
+    ghosts[:, 1] = 0
+    delta = torch.randn_like(ghosts)
+    delta[:, 2] = 0
+    assert bool(torch.isfinite(best_layer(ghosts, delta, 3)).all())
+
+
+def test_without_whitening_the_directions_are_the_singular_vectors_of_the_gradient() -> None:
+    roots, gradient = torch.randn(3, 5, 20, dtype=torch.float64), torch.randn(3, 4, 5, dtype=torch.float64)
+    found = best_directions(roots @ roots.mT, gradient, count=4, whiten=False)
+    vectors = torch.linalg.svd(gradient, full_matrices=False).Vh
+    torch.testing.assert_close((found * vectors).sum(-1).abs(), torch.ones(3, 4, dtype=torch.float64))
+    torch.testing.assert_close(found.norm(dim=-1), torch.ones(3, 4, dtype=torch.float64))
+    assert bool((found.sum(-1) >= 0).all())
+
+
+def test_gradmax_takes_the_kernel_of_the_largest_gradient_norm_and_svd_that_of_unit_variance() -> None:
+    intrinsic, kernel = smooth(32, 1), torch.tensor([[[[0, -1, 0], [-1, 4, -1], [0, -1, 0]]]], dtype=torch.float64)
+    delta = F.conv2d(intrinsic, kernel, padding=1)
+    gradmax, svd = (best_branch(intrinsic, [delta], 3, whiten=whiten) for whiten in (False, True))
+    assert float(alike(gradmax, dense_gradient(intrinsic, delta, 3))) == pytest.approx(1.0)
+    assert float(alike(svd, kernel)) > 0.97 > float(alike(gradmax, kernel))
+
+    conv = nn.Conv2d(1, 6, 3, padding=1).double()
+    gradmax, svd = (best_intrinsic(intrinsic, [delta], conv, 1, whiten=whiten) for whiten in (False, True))
+    assert float(alike(gradmax, dense_gradient(intrinsic, delta, 3))) == pytest.approx(1.0)
+    assert float(alike(svd, kernel)) > 0.97 > float(alike(gradmax, kernel))
+
+
+def test_the_macs_of_a_search_are_those_of_its_gradient_and_of_its_second_moments() -> None:
+    x, delta = torch.zeros(4, 3, 6, 6), torch.zeros(4, 5, 3, 3)
+    gradient = 4 * 5 * 9 * 3 * 9  # samples, rows, positions of the consumer; maps, taps
+    assert search_macs(x, [delta], 3, grouped=True) == gradient + 4 * 36 * 9**2 * 3
+    assert search_macs(x, [delta], 3, grouped=False) == gradient + 4 * 36 * 27**2
+    assert search_macs(x, [delta, delta], 3, grouped=True) == 2 * gradient + 4 * 36 * 9**2 * 3
+    assert search_macs(x, [torch.zeros(4, 5)], 1, grouped=True) == 4 * 5 * 36 * 3 + 4 * 36 * 3

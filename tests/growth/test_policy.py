@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from ghostkit.errors import GhostkitError
-from ghostkit.growth.policy import Budget, Policy, PolicyState, choose, due, observe_loss
+from ghostkit.growth.policy import (
+    COST_OF,
+    Budget,
+    Policy,
+    PolicyState,
+    choose,
+    due,
+    due_to_settle,
+    observe_event,
+    observe_loss,
+    side_share,
+)
 
 EVERYTHING = 1e9
 
@@ -99,13 +112,126 @@ def test_a_plateau_before_the_window_counts_when_it_opens():
     assert due(policy, state, 0.5)
 
 
+def test_gain_ratio_looks_as_often_as_interval_grows():
+    looks = [
+        [step for step in range(1, 21) if due(policy, state, step / 20)]
+        for policy, state in ((Policy(when=when, grow_every=0.1), PolicyState()) for when in ("interval", "gain-ratio"))
+    ]
+    assert looks[0] == looks[1] == [1, 3, 5, 7]
+
+
+@pytest.mark.parametrize(("ratios", "grows"), [((0.5, 2.0), True), ((1.5, 0.2), False), ((1.4, 1.4), False)])
+def test_gain_ratio_grows_where_the_best_candidate_is_above_the_threshold(ratios, grows):
+    frame = frame_of(("a", 2.0, 1), ("b", 1.0, 1))
+    frame["gain_ratio"] = ratios
+    choice = pick(frame, Policy(when="gain-ratio", ratio=1.5))
+    assert (choice.rows != ()) == grows
+    if grows:
+        assert choice.reason == "gain-ratio, by gain-per-mac"
+    else:
+        assert choice.reason == f"no growth: the best candidate's gain ratio is {max(ratios):.3g}, not above 1.5"
+
+
+@pytest.mark.parametrize(
+    ("policy", "extras"),
+    [
+        (Policy(), ()),
+        (Policy(when="gain-ratio"), ("gain_ratio",)),
+        (Policy(where="activation-rank"), ("saturation",)),
+        (Policy(when="gain-ratio", where="activation-rank"), ("gain_ratio", "saturation")),
+    ],
+)
+def test_a_policy_asks_for_the_columns_that_it_needs(policy, extras):
+    assert policy.extras == extras
+
+
+# Settling, giving up
+
+
+@pytest.mark.parametrize(
+    ("settle_at", "progress", "expected"),
+    [(None, 0.5, False), (0.3, 0.29, False), (0.3, 0.3 - 1e-12, True), (0.3, 0.4, True), (1.0, 1.0, True)],
+)
+def test_an_event_is_settled_when_its_window_is_over(settle_at, progress, expected):
+    assert due_to_settle(PolicyState(settle_at=settle_at), progress) is expected
+
+
+@pytest.mark.parametrize("when", ["interval", "plateau", "gain-ratio"])
+def test_nothing_is_due_while_an_event_waits_to_be_settled_and_it_is_made_up_for_after(when):
+    policy, state = Policy(when=when, patience=2), PolicyState(stale=5, settle_at=0.3)
+    assert not due(policy, state, 0.2)
+    assert not due(policy, state, 0.3)
+    state.settle_at = None
+    assert due(policy, state, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("looks", "idle"),  # each look: whether it grew, and the loss right before it
+    [
+        ([(False, 1.0)], [1]),
+        ([(True, 1.0)], [0]),  # the first event has no one to be compared with
+        ([(True, 1.0), (True, 0.9), (True, 0.8)], [0, 0, 0]),
+        ([(True, 1.0), (True, 1.0), (True, 1.1)], [0, 1, 2]),
+        ([(True, 1.0), (True, 1.2), (True, 1.1)], [0, 1, 0]),  # better than at the event before
+        ([(True, 1.0), (False, 0.5), (True, 0.9)], [0, 1, 0]),
+        ([(True, 1.0), (False, None), (True, 0.9), (True, None)], [0, 1, 0, 1]),
+        ([(True, 1.0), (True, math.nan)], [0, 1]),
+    ],
+)
+def test_a_look_brought_nothing_if_it_grew_nothing_or_the_event_before_did_not_lower_the_loss(looks, idle):
+    policy, state, counts = Policy(give_up=3), PolicyState(), []
+    for grew, loss in looks:
+        assert observe_event(policy, state, grew, loss) == ""
+        counts.append(state.idle)
+    assert counts == idle
+
+
+@pytest.mark.parametrize("when", ["interval", "plateau", "gain-ratio"])
+def test_growth_is_over_after_so_many_looks_that_brought_nothing_and_stays_over(when):
+    policy, state = Policy(when=when, give_up=2, grow_until=1.0), PolicyState(stale=99)
+    assert due(policy, state, 0.1)
+    assert observe_event(policy, state, False, 1.0) == ""
+    state.stale = 99
+    assert due(policy, state, 0.2)
+    assert observe_event(policy, state, False, 1.0) == "; growth is over: 2 looks in a row brought nothing"
+    for progress in (0.3, 0.5, 1.0):
+        state.stale = 99
+        assert not due(policy, state, progress)
+
+
+def test_a_policy_that_never_gives_up_goes_on_looking():
+    policy, state = Policy(give_up=None, grow_until=1.0), PolicyState()
+    for look in range(1, 20):
+        assert due(policy, state, look / 20)
+        assert observe_event(policy, state, False, 1.0) == ""
+
+
+@pytest.mark.parametrize(
+    ("policy", "shares"),
+    [
+        (Policy(), [1.0, 1.0, 1.0, 1.0, 1.0]),
+        (Policy(resolution=0.5, resolution_until=0.5), [0.5, 0.5, 1.0, 1.0, 1.0]),
+        (Policy(resolution=0.5, resolution_until=0.4), [0.5, 0.5, 1.0, 1.0, 1.0]),
+        (Policy(resolution=0.25, resolution_until=1.0), [0.25, 0.25, 0.25, 0.25, 1.0]),
+        (Policy(resolution=0.5), [1.0, 1.0, 1.0, 1.0, 1.0]),
+    ],
+)
+def test_images_are_small_until_their_share_of_the_run(policy, shares):
+    assert [side_share(policy, progress) for progress in (0.0, 0.25, 0.5, 0.75, 1.0)] == shares
+    assert side_share(Policy(resolution=0.5, resolution_until=0.3), 0.1 + 0.2 - 1e-16) == 1.0  # 0.3, but for rounding
+
+
 def test_what_a_policy_remembers_is_plain_data():
-    state = PolicyState()
+    state = PolicyState(resolution=14)
     observe_loss(state, 1.5)
     due(Policy(), state, 0.2)
+    observe_event(Policy(), state, True, 0.75)
+    state.settle_at, state.settling = 0.25, 3
     pick(frame_of(("a", 1, 1)), state=state)
-    assert PolicyState(**json.loads(json.dumps(asdict(state)))) == state
+    assert PolicyState(**json.loads(json.dumps(state.to_json()))) == state
+    assert state.to_json() == asdict(state)
     assert state.last_site == "a"
+    assert state.last_loss == 0.75
     assert state.next_at > 0.2
 
 
@@ -179,8 +305,80 @@ def test_an_event_spends_its_allowance_and_never_more_than_is_left(room, allowan
     assert sites_of(EVEN, pick(EVEN, room=room, allowance=allowance).rows) == expected
 
 
+def test_the_fullest_site_comes_first_and_at_a_site_the_best_candidate():
+    frame = frame_of(("a", 5.0, 10), ("b", 4.0, 10), ("b", 3.0, 10), ("c", -1.0, 10), ("d", 2.0, 10))
+    frame["saturation"] = frame["site"].map({"a": 0.2, "b": 0.9, "c": 0.9, "d": 0.5})
+    choice = pick(frame, Policy(where="activation-rank"))
+    assert sites_of(frame, choice.rows) == ["b", "c", "d", "a"]
+    assert float(frame["gain"].iloc[choice.rows[0]]) == 4.0
+    assert sites_of(frame, pick(frame, Policy(where="activation-rank"), allowance={"macs": 20}).rows) == ["b", "c"]
+
+
+@pytest.mark.parametrize(("allowance", "room", "expected"), [(10, 900, 3), (20, 900, 6), (20, 45, 4), (1, 900, 1)])
+def test_sprouts_take_three_times_an_events_allowance_and_never_more_than_is_left(allowance, room, expected):
+    frame = frame_of(*[(f"s{number}", 1.0, 10) for number in range(8)])
+    choice = pick(frame, Policy(where="sprout"), room={"macs": room}, allowance={"macs": allowance})
+    assert len(choice.rows) == expected
+    assert len(pick(frame, room={"macs": room}, allowance={"macs": allowance}).rows) < expected or expected == 1
+
+
+# Several at once
+
+ALIKE = np.array([1.0, 3.0, -1.0, 2.0])
+OTHER = np.array([2.0, 1.0, 4.0, -1.0])  # neither the one nor the other is explained by its neighbour
+
+
+def jointly(gains: dict[str, float], responses: dict[str, np.ndarray]) -> pd.DataFrame:
+    frame = frame_of(*[(site, gain, 10.0) for site, gain in gains.items()])
+    frame.attrs["responses"] = [responses[site].tolist() for site in frame["site"]]
+    return frame
+
+
+@pytest.mark.parametrize("where", [*COST_OF])
+def test_what_mends_the_same_mistakes_as_one_chosen_before_comes_last(where):
+    frame = jointly({"a": 3.0, "b": 2.9, "c": 1.0}, {"a": ALIKE, "b": 2 * ALIKE, "c": OTHER})
+    room = {"macs": EVERYTHING}
+    allowance = {"macs": 20.0 / (3 if where == "sprout" else 1)}
+    policy = Policy(where=where)
+    assert sites_of(frame, pick(frame, policy, room=room, allowance=allowance).rows) == ["a", "c"]
+    frame.attrs.clear()  # each for itself, b is worth nearly as much as a
+    assert sites_of(frame, pick(frame, policy, room=room, allowance=allowance).rows) == ["a", "b"]
+
+
+def test_what_mends_other_mistakes_keeps_its_gain():
+    across = np.array([1.0, -1.0, 1.0, -1.0])  # times ALIKE, these sum up to zero
+    first, second = np.concatenate([ALIKE, ALIKE]), np.concatenate([across, -across]) + 1e-9
+    frame = jointly({"a": 3.0, "b": 2.0, "c": 1.9}, {"a": first, "b": second, "c": np.zeros(8)})
+    assert sites_of(frame, pick(frame, allowance={"macs": 20.0}).rows) == ["a", "b"]
+
+
+@pytest.mark.parametrize("where", ["round-robin", "random", "activation-rank"])
+def test_placement_that_ignores_gains_ignores_what_they_share(where):
+    frame = jointly({"a": 3.0, "b": 2.9, "c": 1.0}, {"a": ALIKE, "b": ALIKE, "c": OTHER})
+    frame["saturation"] = [0.3, 0.2, 0.1]
+    alone = frame.copy()
+    alone.attrs.clear()
+    policy, allowance = Policy(where=where), {"macs": 20.0}
+    assert pick(frame, policy, allowance=allowance) == pick(alone, policy, allowance=allowance)
+
+
+def test_choosing_leaves_the_candidates_as_they_are():
+    frame = jointly({"a": 3.0, "b": 2.9}, {"a": ALIKE, "b": OTHER})
+    before = frame.copy()
+    assert pick(frame).rows
+    assert frame.attrs == before.attrs
+    assert frame.equals(before)
+
+
+@pytest.mark.parametrize("where", ["gain-per-mac", "sprout", "random", "activation-rank"])
+def test_a_budget_that_is_exceeded_already_is_said(where):
+    choice = pick(EVEN, Policy(where=where), room={"params": 10.0, "macs": -1234.5}, allowance={})
+    assert choice.rows == ()
+    assert choice.reason == "no growth: the network exceeds its budget by 1,234.5 macs"
+
+
 @pytest.mark.parametrize("where", ["gain-per-mac", "round-robin", "random"])
-@pytest.mark.parametrize("room", [10.0, 0.0, -5.0])
+@pytest.mark.parametrize("room", [10.0, 0.0])
 def test_when_nothing_fits_nothing_grows_and_the_reason_is_said(where, room):
     state = PolicyState(last_site="b")
     choice = pick(EVEN, Policy(where=where), state, room={"macs": room})

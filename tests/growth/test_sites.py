@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ghostkit.errors import GhostkitError
-from ghostkit.growth import AddBlock, AddBranch, Site, grow, sites
+from ghostkit.growth import AddBlock, AddBranch, Edit, NarrowStage, Site, WidenStage, grow, sites, undo
 from ghostkit.growth.sites import find
-from ghostkit.nn import GhostModule, build
+from ghostkit.nn import GhostBottleneck, GhostModule, build
 
 
 class Own(nn.Module):
@@ -46,6 +46,39 @@ class Own(nn.Module):
         return self.head(torch.flatten(x, 1))
 
 
+class Plain(nn.Module):
+    """An ordinary residual network: no ghost module anywhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6)
+        self.one, self.norm_one = nn.Conv2d(6, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.two, self.norm_two = nn.Conv2d(4, 6, 3, padding=1), nn.BatchNorm2d(6)
+        self.last, self.short = nn.Conv2d(6, 5, 3, stride=2, padding=1), nn.Conv2d(6, 5, 1, stride=2)
+        self.head = nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.norm(self.stem(x)))
+        x = F.relu(x + self.norm_two(self.two(F.relu(self.norm_one(self.one(x))))))
+        x = F.relu(self.last(x) + self.short(x))
+        return self.head(torch.flatten(F.adaptive_avg_pool2d(x, 1), 1))
+
+
+class Joined(nn.Module):
+    """Two ghost modules whose outputs are added."""
+
+    def __init__(self, channels: int, ratio: int, other_channels: int, other_ratio: int) -> None:
+        super().__init__()
+        self.read = GhostModule(3, 4)
+        self.one = GhostModule(4, channels, ratio=ratio)
+        self.two = GhostModule(4, other_channels, ratio=other_ratio)
+        self.head = nn.Linear(channels, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.read(x)
+        return self.head(F.adaptive_avg_pool2d(self.one(x) + self.two(x), 1).flatten(1))
+
+
 class Branching(nn.Module):
     """A forward that looks at values cannot be traced."""
 
@@ -59,9 +92,9 @@ class Branching(nn.Module):
 
 def test_a_users_own_network_has_a_site_wherever_channels_reach_their_consumers_alone() -> None:
     assert sites(Own(), torch.randn(2, 3, 6, 6)) == [
-        Site("read", "width", ("norm",), ("one", "two")),
-        Site("sized", "width", (), ("grouped",)),
-        Site("flat", "width", (), ("head",)),
+        Site("read", "width", ("read",), ("norm",), ("one", "two")),
+        Site("sized", "width", ("sized",), (), ("grouped",)),
+        Site("flat", "width", ("flat",), (), ("head",)),
     ]
 
 
@@ -73,12 +106,12 @@ def test_every_site_of_a_users_own_network_grows(name: str) -> None:
     torch.testing.assert_close(model(images), before, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("name", ["ghostnet_050", "ghostnetv2_100", "seedling"])
+@pytest.mark.parametrize("name", ["ghostnet_100", "ghostnetv2_100", "seedling"])
 def test_every_first_ghost_module_and_every_row_of_our_networks_is_a_site(name: str) -> None:
     model = build(name, num_classes=3)
     found = sites(model)
-    width, depth = ([site for site in found if site.axis == axis] for axis in ("width", "depth"))
-    assert found == [*width, *depth]
+    width, stream, depth = ([site for site in found if site.axis == axis] for axis in ("width", "stream", "depth"))
+    assert found == [*width, *stream, *depth]
     assert len(width) == sum(len(stage) for stage in list(model.blocks)[:-1])
     assert all(site.id.endswith(".ghost1") for site in width)  # the second one writes into the stream
     assert [site.id for site in depth] == [f"blocks.{i}" for i in range(len(model.blocks) - 1)]
@@ -86,12 +119,104 @@ def test_every_first_ghost_module_and_every_row_of_our_networks_is_a_site(name: 
         block = model.get_submodule(site.id.removesuffix(".ghost1"))
         layers = [layer for layer in ("conv_dw", "bn_dw", "se") if getattr(block, layer) is not None]
         path = site.id.removesuffix("ghost1")
+        assert site.producers == (site.id,)
         assert site.through == tuple(f"{path}{layer}" for layer in layers)
         assert site.consumers == (f"{path}ghost2",)
 
 
+@pytest.mark.parametrize("name", ["ghostnet_100", "ghostnetv2_100", "seedling"])
+def test_every_layer_of_our_networks_that_writes_into_a_stream_is_a_producer_of_one_and_only_one(name: str) -> None:
+    model = build(name, num_classes=3)
+    found = [site for site in sites(model) if site.axis == "stream"]
+    written = [path for site in found for path in site.producers]
+    blocks = {path: block for path, block in model.named_modules() if isinstance(block, GhostBottleneck)}
+    expected = {"conv_stem", f"blocks.{len(model.blocks) - 1}.0.conv"}
+    expected |= {"conv_head"} if isinstance(model.conv_head, nn.Conv2d) else set()
+    expected |= {f"{path}.ghost2" for path in blocks}
+    expected |= {f"{path}.shortcut.2" for path, block in blocks.items() if len(block.shortcut)}
+    assert sorted(written) == sorted(expected)
+    for site in found:
+        assert site.id == site.producers[0]
+        together = {model.get_submodule(path).out_channels for path in site.producers}
+        assert len(together) == 1, site.id
+        assert site.consumers, site.id
+
+
+def test_the_streams_of_a_seedling_are_its_stem_its_rows_and_its_neck() -> None:
+    streams = {site.id: site for site in sites(build("seedling", num_classes=3)) if site.axis == "stream"}
+    assert list(streams) == ["conv_stem", "blocks.0.0.ghost2", "blocks.1.0.ghost2", "blocks.2.0.conv"]
+    assert streams["blocks.0.0.ghost2"] == Site(
+        "blocks.0.0.ghost2",
+        "stream",
+        producers=("blocks.0.0.ghost2", "blocks.0.0.shortcut.2"),
+        through=("blocks.0.0.shortcut.3", "blocks.1.0.shortcut.0", "blocks.1.0.shortcut.1"),
+        consumers=("blocks.1.0.ghost1", "blocks.1.0.shortcut.2"),
+    )
+    assert streams["blocks.2.0.conv"].consumers == ("classifier",)
+
+
+def test_a_stream_of_a_users_own_network_has_every_layer_that_is_added_to_it(host: Callable) -> None:
+    model, _, _ = host("odd")
+    [stream] = [site for site in sites(model) if site.axis == "stream"]
+    assert stream == Site("left", "stream", ("left", "right", "deep.0.ghost2"), (), ("deep.0.ghost1", "last"))
+
+
+def test_an_ordinary_residual_network_has_streams_and_they_widen_and_narrow() -> None:
+    model, images = Plain().double(), torch.randn(8, 3, 8, 8, dtype=torch.float64)
+    assert sites(model, images) == [
+        Site("stem", "stream", ("stem", "two"), ("norm", "norm_two"), ("one", "last", "short")),
+        Site("one", "stream", ("one",), ("norm_one",), ("two",)),
+        Site("last", "stream", ("last", "short"), (), ("head",)),
+    ]
+    for site, count in (("stem", 3), ("one", 1), ("last", 2), ("stem", 1)):
+        for init in ("random", "split"):
+            before, width = model(images), model.get_submodule(site).out_channels
+            grow(model, WidenStage(site, count, init), probe=images)
+            torch.testing.assert_close(model(images), before, rtol=1e-10, atol=1e-10)
+            assert {model.get_submodule(path).out_channels for path in find(model, site).producers} == {width + count}
+    before = model(images)
+    grow(model, [WidenStage("stem", 2), WidenStage("one", 2)], probe=images)
+    assert undo(model, probe=images).max_logit_change < 1e-10
+    torch.testing.assert_close(model(images), before, rtol=1e-10, atol=1e-10)
+    assert grow(model, NarrowStage("stem", (0, 3)), probe=images).max_logit_change > 1e-3
+    assert torch.isfinite(model(images)).all()
+
+
+@pytest.mark.parametrize(
+    ("make", "edit", "words"),
+    [
+        (lambda: Joined(6, 3, 6, 2), WidenStage("one", 2), ["'two'", "(3, 1)", "'one'", "(2, 2)"]),
+        (lambda: Joined(6, 2, 6, 1), NarrowStage("one", (0,)), ["'two'", "(6,)", "'one'", "(3, 1)"]),
+        (lambda: Joined(6, 2, 6, 2), WidenStage("one", 3), ["channels=3", "multiple of 2"]),
+        (lambda: Joined(6, 2, 6, 2), WidenStage("one", 8, "split"), ["only 3 maps"]),
+        (lambda: Joined(6, 2, 6, 2), NarrowStage("one", (3,)), ["between 0 and 2"]),
+        (lambda: Joined(6, 2, 6, 2), NarrowStage("one", (0, 1, 2)), ["one of them to be left"]),
+        (lambda: Joined(5, 2, 5, 2), WidenStage("one", 2), ["'one'", "cuts its ghost maps off at 5 of 6"]),
+        (lambda: Joined(6, 2, 6, 2), AddBranch("one"), ["'one'", "stream site"]),
+        (lambda: Joined(6, 2, 6, 2), WidenStage("read", 2), ["'read'", "width site"]),
+    ],
+)
+def test_a_stream_whose_producers_disagree_or_an_edit_that_does_not_fit_it_is_refused_by_name(
+    make: Callable[[], nn.Module], edit: Edit, words: list[str]
+) -> None:
+    model = make()
+    assert model(torch.randn(2, 3, 4, 4)).shape == (2, 2)
+    with pytest.raises(GhostkitError) as refusal:
+        grow(model, edit)
+    for word in (str(edit), *words):
+        assert word in str(refusal.value)
+
+
+def test_a_stream_into_which_a_users_own_network_writes_ghosts_that_are_cut_off_is_refused_by_name(
+    host: Callable,
+) -> None:
+    model, _, _ = host("odd")  # five channels of three intrinsic maps and their ghosts
+    with pytest.raises(GhostkitError, match=r"WidenStage\(left, \+2\): 'right' cuts its ghost maps off at 5 of 6"):
+        grow(model, WidenStage("left", 2))
+
+
 def test_ids_stay_valid_when_blocks_are_added_before_them(host: Callable) -> None:
-    model, images, _ = host("ghostnet_050")
+    model, images, _ = host("ghostnet_100")
     before = sites(model)
     for _ in range(2):
         grow(model, [AddBlock(site.id, site.blocks[0]) for site in before if site.axis == "depth"])
@@ -101,7 +226,11 @@ def test_ids_stay_valid_when_blocks_are_added_before_them(host: Callable) -> Non
         assert site.id in after
         if site.axis == "width":
             assert after[site.id] == site
-        grow(model, AddBranch(site.id) if site.axis == "width" else AddBlock(site.id, site.blocks[-1]))
+        if site.axis == "stream":
+            assert set(after[site.id].producers) >= set(site.producers)
+            grow(model, WidenStage(site.id, 2))
+        else:
+            grow(model, AddBranch(site.id) if site.axis == "width" else AddBlock(site.id, site.blocks[-1]))
     assert torch.isfinite(model(images)).all()
 
 
