@@ -12,7 +12,7 @@ PYTHONS := $(if $(PYTHON),$(PYTHON),python3 python3.13 python3.12 python3.11 pyt
 SUITABLE = import ensurepip, sys, venv; sys.exit(sys.version_info < tuple(map(int, sys.argv[1].split("."))))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lab lint format clean distclean
+.PHONY: help demo test soak lab lint format clean distclean
 .NOTPARALLEL:
 
 help: ## say what can be made
@@ -26,6 +26,9 @@ demo: $(VENV)/.installed-demo ## install, then grow a first network on real imag
 
 test: $(VENV)/.installed-test ## install what the tests need, then run them all
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+
+soak: $(VENV)/.installed-test ## the tests that take long by nature: a thousand edits in a row on each host
+	@GHOSTKIT_SOAK=1 $(BIN)/python -m pytest -n $(WORKERS) tests/growth/test_soak.py $(ARGS)
 
 lab: $(VENV)/.installed-demo ## open JupyterLab on the notebooks
 	@$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
