@@ -137,15 +137,12 @@ def test_every_option_is_tried():
 # Broken off in the middle, and resumed
 
 OPTIONS: dict[str, dict[str, Any]] = {
-    "moving average": {"ema": 0.7, "kinds": ALL_KINDS},
+    "moving average": {"ema": 0.7, "when": "gain-ratio", "ratio": 0.0, "where": "activation-rank", "kinds": ALL_KINDS},
     "small images first": {"resolution": 0.5, "resolution_until": 0.5},
-    "warm-up": {"warm_up": 3, "optimizer": "adamw", "learning_rate": 0.02},
+    "warm-up": {"warm_up": 3, "optimizer": "adamw", "learning_rate": 0.02, "roll_back": 50.0, "window": 0.25},
     "variance transfer": {"newcomer_rate": "variance-transfer", "warm_up": 1},
     "rolled back": {"roll_back": 0.0, "window": 0.25, "ema": 0.7, "learning_rate": 2.0},
-    "watched, and kept": {"roll_back": 50.0, "window": 0.25, "warm_up": 2},
-    "sprouts": {"where": "sprout", "window": 0.25, "share": 0.05, "kinds": ALL_KINDS},
-    "gain ratio": {"when": "gain-ratio", "ratio": 0.0, "where": "activation-rank"},
-    "giving up": {"give_up": 1, "budget_factor": 1.001},
+    "sprouts": {"where": "sprout", "window": 0.25, "share": 0.05},
 }
 
 
@@ -199,7 +196,7 @@ def test_a_run_that_was_dropped_after_an_event_goes_on_to_the_same_end(name, tmp
         if looked and isinstance(event, CheckpointSaved):
             break
     waits = trainer.engine.state.settle_at is not None
-    assert waits == (name in ("rolled back", "watched, and kept", "sprouts"))
+    assert waits == (name in ("rolled back", "warm-up", "sprouts"))
     assert (trainer.engine.snapshot is not None) == (waits and name != "sprouts")
     del trainer
     resumed = to_the_end(tmp_path, config(**OPTIONS[name]))
@@ -220,7 +217,7 @@ def test_an_event_that_hurt_is_taken_back_and_what_it_took_stays_counted():
 
 
 def test_an_event_that_did_not_hurt_stays():
-    history = unbroken("watched, and kept").history
+    history = unbroken("warm-up").history
     assert [event.undoes for event in history.events] == [None, None]
     assert standing(history) == [1, 2]
 
@@ -243,9 +240,9 @@ def test_sprouts_of_the_last_step_are_not_left_standing(tmp_path):
     assert run.result["macs"] == thinned.macs_after < grown.macs_after
 
 
-def test_growth_is_given_up_where_it_does_not_pay():
-    events = unbroken("giving up").history.events
-    assert [event.step for event in events] == [2]
+def test_growth_is_given_up_where_it_does_not_pay(tmp_path):
+    events = ghostkit.train(config(give_up=1, budget_factor=1.001), tmp_path).history.events
+    assert [event.step for event in events] == [2]  # and not again at the sixth
     assert events[0].reason.endswith("; growth is over: 1 looks in a row brought nothing")
 
 
@@ -375,14 +372,16 @@ def number_of(edit: Any, trainer: Trainer) -> int:
     return 1 + next(number for number, event in enumerate(history_of(trainer.model).events) if edit in event.edits)
 
 
+HANDY = {"ema": 0.5, "warm_up": 2}
+
+
 @cache
-def by_hand(ema: float | None) -> Outcome:
-    return to_the_end(Path(mkdtemp()), config(ema=ema, warm_up=2), busy)
+def by_hand() -> Outcome:
+    return to_the_end(Path(mkdtemp()), config(**HANDY), busy)
 
 
-@pytest.mark.parametrize("ema", [None, 0.5])
-def test_what_a_person_grows_and_undoes_is_in_the_history_and_in_the_network(ema):
-    done = by_hand(ema)
+def test_what_a_person_grows_and_undoes_is_in_the_history_and_in_the_network():
+    done = by_hand()
     assert [event.step for event in done.history.events] == [2, 3, 5, 6, 7]
     assert [event.reason for event in done.history.events if event.step in AT] == ["by hand"] * 2
     undone = done.history.events[-1]
@@ -399,7 +398,7 @@ def test_what_a_person_grows_and_undoes_is_in_the_history_and_in_the_network(ema
 
 @pytest.mark.parametrize("step", [3, 4, 7])
 def test_what_was_done_by_hand_survives_a_run_that_is_dropped(step, tmp_path):
-    trainer = Trainer(config(warm_up=2), tmp_path)
+    trainer = Trainer(config(**HANDY), tmp_path)
     for event in trainer:
         busy(trainer, event)
         if isinstance(event, CheckpointSaved) and trainer.progress.step == step:
@@ -407,7 +406,7 @@ def test_what_was_done_by_hand_survives_a_run_that_is_dropped(step, tmp_path):
     else:
         pytest.fail(f"nothing was saved after step {step}")
     del trainer
-    resumed, whole = to_the_end(tmp_path, config(warm_up=2), busy), by_hand(None)
+    resumed, whole = to_the_end(tmp_path, config(**HANDY), busy), by_hand()
     assert resumed.files == whole.files
     assert differences(resumed.tensors, whole.tensors) == []
 

@@ -1,4 +1,4 @@
-"""What a run starts from: fresh weights, a file of weights, or a network that has grown before."""
+"""What a run starts from: fresh weights, a file of weights, a network that has grown before; images at hand."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from torch import Tensor, nn
 
 import ghostkit
 from ghostkit import GhostkitError, RunConfig, Trainer
+from ghostkit import trainer as trainer_module
+from ghostkit.data import ImageData, Split
+from ghostkit.events import Finished, StepDone
 from ghostkit.growth import AddBlock, AddBranch, AddIntrinsic, WidenStage, grow, history_of
 from ghostkit.start import starting_network
 from ghostkit.tasks.classification import evaluate
@@ -232,3 +235,35 @@ def test_a_run_goes_on_growing_from_the_checkpoint_of_another_on_other_classes(t
     assert run.history.events[1].edits
     assert run.model()(torch.zeros(1, 1, 8, 8)).shape == (1, 10)
     assert ghostkit.rebuild(run.history)(torch.zeros(1, 1, 8, 8)).shape == (1, 10)
+
+
+# Images
+
+
+@pytest.fixture
+def colours() -> ImageData:
+    """Three classes of 10 x 6 colour images, each class bright in a channel of its own."""
+    draw = torch.Generator().manual_seed(0)
+
+    def split(count: int) -> Split:
+        labels = torch.arange(count) % 3
+        pixels = torch.randint(80, (count, 3, 10, 6), generator=draw)
+        pixels[torch.arange(count), labels] += 120
+        return Split(pixels.to(torch.uint8), labels, (0.3,) * 3, (0.2,) * 3)
+
+    return ImageData("colours", split(60), split(31), ("r", "g", "b"), 3, 10, 6, (0.3,) * 3, (0.2,) * 3, "here")
+
+
+def test_images_can_be_handed_over_instead_of_a_name(colours, tmp_path, monkeypatch):
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("data was loaded")
+
+    monkeypatch.setattr(trainer_module, "load_data", refuse)
+    options = {"epochs": 2, "grow_from": 0.25, "grow_until": 0.75, "grow_every": 0.5, "evaluate_every": 0.25}
+    settings = RunConfig(data="never looked at", batch_size=20, probe_samples=32, device="cpu", **options)
+    events = list(Trainer(settings, tmp_path, data=colours))
+    assert sum(isinstance(event, StepDone) for event in events) == 6
+    run = ghostkit.Run(tmp_path)
+    assert run.history.image == (3, 10, 6)
+    assert run.model()(torch.zeros(1, 3, 10, 6)).shape == (1, 3)
+    assert [type(event) for event in Trainer(settings, tmp_path, data=colours)] == [Finished]

@@ -27,7 +27,6 @@ import ghostkit
 from ghostkit import GhostkitError, Run, RunConfig, Trainer
 from ghostkit import engine as engine_module
 from ghostkit import trainer as trainer_module
-from ghostkit.data import ImageData, Split
 from ghostkit.events import CheckpointSaved, Evaluated, Event, Finished, Grown, StepDone
 
 # Eight steps of 64 images; evaluated after every second one; grown after the second and the sixth.
@@ -430,35 +429,6 @@ def test_augmentation_reaches_the_network():
         trainer = Trainer(config(augment=augment, when="never"))
         losses.append(next(float(event.loss) for event in trainer if isinstance(event, StepDone)))
     assert len(set(losses)) == 3
-
-
-@pytest.fixture
-def colours() -> ImageData:
-    """Three classes of 10 x 6 colour images, each class bright in a channel of its own."""
-    draw = torch.Generator().manual_seed(0)
-
-    def split(count: int) -> Split:
-        labels = torch.arange(count) % 3
-        pixels = torch.randint(80, (count, 3, 10, 6), generator=draw)
-        pixels[torch.arange(count), labels] += 120
-        return Split(pixels.to(torch.uint8), labels, (0.3,) * 3, (0.2,) * 3)
-
-    return ImageData("colours", split(60), split(31), ("r", "g", "b"), 3, 10, 6, (0.3,) * 3, (0.2,) * 3, "here")
-
-
-def test_images_can_be_handed_over_instead_of_a_name(colours, tmp_path, monkeypatch):
-    def refuse(*_: Any, **__: Any) -> None:
-        raise AssertionError("data was loaded")
-
-    monkeypatch.setattr(trainer_module, "load_data", refuse)
-    settings = config(data="never looked at", batch_size=20)
-    trainer = Trainer(settings, tmp_path, data=colours)
-    letters = [letter(event) for event in trainer]
-    assert letters.count("S") == 6
-    run = Run(tmp_path)
-    assert run.history.image == (3, 10, 6)
-    assert run.model()(torch.zeros(1, 3, 10, 6)).shape == (1, 3)
-    assert [letter(event) for event in Trainer(settings, tmp_path, data=colours)] == ["F"]
 
 
 # What goes wrong

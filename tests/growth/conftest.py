@@ -142,7 +142,7 @@ def host() -> Callable[..., tuple[nn.Module, Tensor, Tensor]]:
 
     def _host(name: str = "small", dtype: torch.dtype = torch.float64) -> tuple[nn.Module, Tensor, Tensor]:
         model, images, targets = trained(name)
-        return copy.deepcopy(model).to(dtype), images.to(dtype), targets
+        return copy.deepcopy(model).to(dtype), images.to(dtype, copy=True), targets
 
     return _host
 

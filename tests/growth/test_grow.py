@@ -50,18 +50,26 @@ def test_a_network_of_ones_own_has_no_recipe_to_be_rebuilt_from() -> None:
         rebuild(history_of(model))
 
 
-def test_an_event_holds_what_the_live_network_costs_before_and_after(host: Callable) -> None:
-    model, images, _ = host("small")
+KINDS = ["branch 5x5 random", "intrinsic random", "stage random", "block clone", "layer 3x3 random", "link"]
+
+
+@pytest.mark.parametrize("kinds", [*([kind] for kind in KINDS), KINDS], ids=", ".join)
+def test_an_event_holds_what_the_live_network_costs_before_and_after(
+    host: Callable, edits_of: Callable, kinds: list[str]
+) -> None:
+    model, images, _ = host("grown")
+    edits = [edit for kind in kinds for edit in edits_of(model, kind)]
     before = costs.params(model), costs.macs(model, images)
-    event = grow(model, EDITS, probe=images)
+    event = grow(model, edits, probe=images)
     assert (event.params_before, event.macs_before) == before
     assert (event.params_after, event.macs_after) == (costs.params(model), costs.macs(model, images))
     assert event.params_after > event.params_before
     assert event.macs_after > event.macs_before
-    assert event.edits == tuple(EDITS)
+    assert event.edits == tuple(edits)
+    assert len(event.inverse) == len(edits)
     assert 0 <= event.max_logit_change < 1e-10
     assert event.clock["seconds"] > 0
-    assert history_of(model).events == [event]
+    assert history_of(model).events[-1] == event
 
 
 def test_without_a_probe_only_parameters_are_counted(host: Callable) -> None:

@@ -9,9 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ghostkit import costs
 from ghostkit.errors import GhostkitError
 from ghostkit.growth import (
     AddBranch,
+    AddIntrinsic,
     AddLink,
     DeepenBranches,
     Edit,
@@ -151,8 +153,8 @@ def test_optimizer_average_and_buffers_stay_in_step_with_a_removal(
     for _ in range(2):
         train_step(model, optimizer, images, targets)
     event = grow(model, edit, optimizer, probe=images, ema=average)
-    assert event.params_after < event.params_before
-    assert event.macs_after < event.macs_before
+    assert event.params_before > event.params_after == costs.params(model)
+    assert event.macs_before > event.macs_after == costs.macs(model, images)
     assert event.max_logit_change > 0
     inner = average.module if averaged else average
     shapes, own = ([(n, t.shape) for n, t in root.state_dict().items()] for root in (model, inner))
@@ -252,6 +254,17 @@ def test_with_the_last_branch_go_the_layers_over_it_and_another_one_can_be_added
     for edit in (AddBranch("blocks.1.0.ghost1", 3), DeepenBranches("blocks.1.0.ghost1")):
         assert grow(model, edit, probe=images).max_logit_change <= 1e-10
     assert module.branches() == {3: 1}
+
+
+@pytest.mark.parametrize("attention", [False, True])
+def test_a_module_that_was_narrowed_down_to_one_channel_grows_again(attention: bool) -> None:
+    model = nn.Sequential(GhostModule(3, 2, attention=attention), nn.BatchNorm2d(2), nn.Conv2d(2, 3, 3)).double()
+    images = torch.randn(8, 3, 6, 6, dtype=torch.float64)
+    grow(model, RemoveBranch("0", 3, 0), probe=images)
+    assert model[0].out_channels == 1
+    for edit in (AddBranch("0", 5), AddIntrinsic("0", 2), AddBranch("0", 3), DeepenBranches("0")):
+        assert grow(model, edit, probe=images).max_logit_change <= 1e-10, str(edit)
+    assert model(images).shape == (8, 3, 4, 4)
 
 
 @pytest.mark.parametrize(

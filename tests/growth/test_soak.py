@@ -89,8 +89,8 @@ def test_many_edits_removals_and_undos_in_a_row_keep_the_function_and_leave_a_ne
     assert {id(parameter) for parameter in optimizer.state} <= set(held)
     print(f"\n{name}: {dict(done)}; relative changes {worst}; parameters {start} to {costs.params(model)}")
 
-    losses = [train_step(model.train(), optimizer, images, targets) for _ in range(12)]
-    assert losses[-1] < 0.8 * losses[0]
+    losses = [train_step(model.train(), optimizer, images, targets) for _ in range(25)]
+    assert losses[-1] < 0.9 * losses[0]
     model.eval()
     if name == "seedling" or EDITS > 100:
         exported = torch.export.export(model, (images,)).module()

@@ -1,0 +1,151 @@
+"""A grown network that is saved and loaded by another process computes, learns and grows on as it would have here."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ghostkit.checkpoint import load, save
+from ghostkit.costs import LatencyTable
+from ghostkit.growth import (
+    AddBlock,
+    AddBranch,
+    AddIntrinsic,
+    AddLink,
+    DeepenBranches,
+    History,
+    NarrowStage,
+    RemoveBlock,
+    RemoveBranch,
+    RemoveIntrinsic,
+    RemoveLayer,
+    RemoveLink,
+    WidenStage,
+    grow,
+    history_of,
+    rebuild,
+    undo,
+)
+from ghostkit.growth.candidates import candidates
+
+EVENTS = [
+    [AddBranch("blocks.0.0.ghost1", 7), AddBranch("blocks.0.1.ghost1", 3)],
+    [AddBlock("blocks.0", "1", init="clone"), AddLink("blocks.0.g1.ghost1", "blocks.0.g2.ghost1")],
+    [WidenStage("blocks.1.0.ghost2", 4), DeepenBranches("blocks.1.1.ghost1", 5)],
+    [RemoveBranch("blocks.1.0.ghost1", 3, 0), RemoveIntrinsic("blocks.1.0.ghost1", (1,))],
+    [RemoveLink("blocks.1.0.ghost1", "blocks.1.2.ghost1"), NarrowStage("blocks.0.0.ghost2", (0, 4))],
+    [RemoveLayer("blocks.1.g1.ghost1", "d1"), RemoveBlock("blocks.1", "1")],
+    [AddIntrinsic("blocks.1.g1.ghost1", 2, "split"), AddLink("blocks.1.0.ghost1", "blocks.1.g1.ghost1")],
+]
+EVENTS[1].insert(1, AddBlock("blocks.0", "g1", 6))
+
+
+class Untimed(LatencyTable):
+    """A table that times nothing."""
+
+    def measure(self, family: str, device: torch.device | str = "cpu", repeats: int = 15) -> None:
+        self.lines.setdefault(family, (0.0, 0.0))
+
+
+def entropy(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(model(images), targets)
+
+
+def batch() -> tuple[Tensor, Tensor]:
+    draw = torch.Generator().manual_seed(3)
+    images = torch.randn(16, 1, 12, 12, generator=draw, dtype=torch.float64)
+    return images, torch.randint(5, (16,), generator=draw)
+
+
+def next_candidates(model: nn.Module) -> pd.DataFrame:
+    return candidates(
+        copy.deepcopy(model), *batch(), entropy, latency=Untimed(), how=("svd", "split"), extras=("saturation",)
+    )
+
+
+def write_report(folder: str, report: str) -> None:
+    """Load what was saved in ``folder``, and write down all that it goes on with."""
+    torch.set_num_threads(1)
+    torch.manual_seed(os.getpid())  # whatever another process drew before
+    model, optimizer = load(folder, torch.optim.AdamW)
+    write_down(model, optimizer, report)
+
+
+def write_down(model: nn.Module, optimizer: torch.optim.Optimizer, report: str) -> None:
+    images, targets = batch()
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    tensors = {"logits": model.eval()(images).detach()}
+    for parameter, state in optimizer.state.items():
+        tensors |= {f"{names[parameter]} {key}": value for key, value in state.items()}
+    frame = next_candidates(model)
+    for number, edit in enumerate(frame["edit"]):
+        tensors |= {f"{number} {key}": value for key, value in (getattr(edit, "tensors", None) or {}).items()}
+    model.train()
+    entropy(model, images, targets).backward()
+    optimizer.step()
+    tensors["logits after a step"] = model(images).detach()
+    save_file({key: value.contiguous() for key, value in tensors.items()}, f"{report}.safetensors")
+    rows = json.loads(frame.assign(edit=frame["edit"].map(str)).to_json(orient="records", double_precision=15))
+    groups = [[names[parameter] for parameter in group["params"]] for group in optimizer.param_groups]
+    history = history_of(model).lines()
+    Path(f"{report}.json").write_text(json.dumps({"frame": rows, "groups": groups, "history": history}))
+
+
+@pytest.fixture
+def grown_on(host: Callable, make_optimizer: Callable, train_step: Callable) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """A host grown, trained, undone and pruned on from "grown", by every kind of edit and removal."""
+    model, _, _ = host("grown")
+    images, targets = batch()
+    optimizer = make_optimizer("AdamW", model)
+    for number, edits in enumerate(EVENTS):
+        grow(model, edits, optimizer, probe=images if number % 2 else None)
+        train_step(model, optimizer, images, targets)
+        if number == 2:
+            undo(model, -1, optimizer, probe=images)
+            grow(model, edits, optimizer)
+            train_step(model, optimizer, images, targets)
+    optimizer.zero_grad()
+    return model, optimizer
+
+
+def test_a_fresh_process_finds_the_same_logits_optimizer_state_next_candidates_and_next_step(
+    grown_on: tuple[nn.Module, torch.optim.Optimizer], tmp_path: Path
+) -> None:
+    model, optimizer = grown_on
+    save(model, tmp_path / "saved", optimizer)
+    write_down(model, optimizer, str(tmp_path / "here"))
+    script = "import runpy, sys; runpy.run_path(sys.argv[1])['write_report'](sys.argv[2], sys.argv[3])"
+    there = [str(tmp_path / "saved"), str(tmp_path / "there")]
+    subprocess.run([sys.executable, "-c", script, __file__, *there], check=True, cwd=tmp_path)
+    one, other = (json.loads((tmp_path / f"{place}.json").read_text()) for place in ("here", "there"))
+    assert one == other
+    assert len(one["frame"]) > 20
+    here, there = (load_file(tmp_path / f"{place}.safetensors") for place in ("here", "there"))
+    assert here.keys() == there.keys()
+    assert [key for key, tensor in here.items() if not torch.equal(tensor, there[key])] == []
+    assert any("exp_avg_sq" in key for key in here)
+
+
+def test_its_history_alone_rebuilds_its_architecture(
+    grown_on: tuple[nn.Module, torch.optim.Optimizer],
+) -> None:
+    model, _ = grown_on
+    history = History.parse(history_of(model).lines())
+    assert history.events == history_of(model).events
+    rebuilt = rebuild(history)
+    assert repr(rebuilt) == repr(model)
+    assert [(name, t.shape) for name, t in rebuilt.state_dict().items()] == [
+        (name, t.shape) for name, t in model.state_dict().items()
+    ]
