@@ -41,7 +41,6 @@ from ghostkit.nn.ghost import GhostModule
 
 BATCH = 64
 RATE, MOMENTUM, DECAY = 0.1, 0.9, 5e-4  # the defaults of a run
-TWIN_RATE = 0.03  # what twins train at before they are annealed
 JITTER = 1e-3  # share of every weight that an irrelevant jitter changes
 GIVEN = ("svd", "random", "gradmax")
 
@@ -94,10 +93,10 @@ def train(
         optimizer.step()
 
 
-def annealed(horizon: int) -> list[float]:
+def annealed(horizon: int, rate: float) -> list[float]:
     """Return the rates of a twin: held for half of the horizon, then down to zero in a straight line."""
     held = horizon // 2
-    return [TWIN_RATE * min(1.0, (horizon - step) / (horizon - held)) for step in range(horizon)]
+    return [rate * min(1.0, (horizon - step) / (horizon - held)) for step in range(horizon)]
 
 
 def moments(
@@ -118,7 +117,7 @@ def final_loss(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     images: Images,
-    horizon: int,
+    rates: Sequence[float],
     order: int,
     edit: Edit | None = None,
     jitter: int = 0,
@@ -128,7 +127,7 @@ def final_loss(
     Args:
         model, optimizer: the host; neither is touched.
         images: what it trains on.
-        horizon: steps to train.
+        rates: of the steps to train.
         order: seed of the order of the batches.
         edit: what to grow first.
         jitter: seed of an irrelevant change of all weights by a thousandth; 0 for none.
@@ -141,19 +140,24 @@ def final_loss(
                 parameter.mul_(1 + JITTER * torch.randn(parameter.shape, generator=generator))
     if edit is not None:
         ghostkit.grow(model, edit, optimizer, probe=images.probe[0])
-    train(model, optimizer, images, annealed(horizon), order)
+    train(model, optimizer, images, rates, order)
     model.eval()
     with torch.no_grad():
         return float(loss(model, *images.held_out))
 
 
 def baseline(
-    model: nn.Module, optimizer: torch.optim.Optimizer, images: Images, horizon: int, orders: int, twins: int
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    images: Images,
+    rates: Sequence[float],
+    orders: int,
+    twins: int,
 ) -> np.ndarray:
     """Return the held-out losses (orders, twins) of ungrown twins that differ by a jitter within a row."""
     seeds = 1 + np.arange(orders * twins).reshape(orders, twins)
     losses = [
-        [final_loss(model, optimizer, images, horizon, order, jitter=int(seed)) for seed in seeds[order]]
+        [final_loss(model, optimizer, images, rates, order, jitter=int(seed)) for seed in seeds[order]]
         for order in range(orders)
     ]
     return np.array(losses)

@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from realised_gain import HOSTS, Images, baseline, final_loss, larger_edits, load, loss, moments
+from realised_gain import HOSTS, Images, annealed, baseline, final_loss, larger_edits, load, loss, moments
 from scipy.stats import rankdata
 from score_variants import VARIANTS, derived
 from torch import nn
@@ -129,7 +129,7 @@ def chosen(edits: list[Edit], count: int, generator: torch.Generator) -> list[Ed
 def measure(arguments: argparse.Namespace) -> pd.DataFrame:
     """Return one row for every candidate and twin."""
     images = load(arguments.data, arguments.size, arguments.train, arguments.probe, arguments.held_out)
-    rows = Rows(arguments.rows)
+    rows, rates = Rows(arguments.rows), annealed(arguments.horizon, arguments.rate)
     started = time.perf_counter()
     for number, host in enumerate(arguments.hosts):
         for moment, model, optimizer in moments(host, images, arguments.moments, seed=number):
@@ -138,16 +138,13 @@ def measure(arguments: argparse.Namespace) -> pd.DataFrame:
             wanted = [(host, moment, place) for place in range(-arguments.twins, len(edits))]
             if all(key in rows.known for key in wanted):
                 continue
-            twins = baseline(model, optimizer, images, arguments.horizon, arguments.orders, arguments.twins)
+            twins = baseline(model, optimizer, images, rates, arguments.orders, arguments.twins)
             blank: dict[str, object] = {}
             for place, (edit, values) in enumerate(zip(edits, scored(model, edits, images), strict=True)):
                 blank = blank or dict.fromkeys(values, np.nan)
                 if (host, moment, place) in rows.known:
                     continue
-                finals = [
-                    final_loss(model, optimizer, images, arguments.horizon, order, edit)
-                    for order in range(arguments.orders)
-                ]
+                finals = [final_loss(model, optimizer, images, rates, order, edit) for order in range(arguments.orders)]
                 gains = twins.mean(1) - finals
                 rows.add(
                     {
@@ -309,8 +306,8 @@ def report(frame: pd.DataFrame, arguments: argparse.Namespace) -> None:
     above = frame[frame["above"]]
     print(
         f"\nSpearman's rho between predicted and realised gain, with bootstrap 95 % intervals\n"
-        f"{arguments.data} at {arguments.size} pixels, {arguments.horizon} steps, {arguments.orders} orders of "
-        f"batches, {frame.groupby(['host', 'moment']).ngroups} hosts at moments\n"
+        f"{arguments.data} at {arguments.size} pixels, {arguments.horizon} steps from {arguments.rate} to 0, "
+        f"{arguments.orders} orders of batches, {frame.groupby(['host', 'moment']).ngroups} hosts at moments\n"
         f"{len(frame)} candidates, {len(above)} above the noise floor of {floor:.4f} nats; mean gain "
         f"{frame['gain'].mean():.4f}, of those above {above['gain'].mean():.4f}\n"
         f"reliability of the gains within hosts: {reliability(frame):.2f} of all, "
@@ -339,6 +336,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--moments", nargs="+", type=int, default=[300, 1500], help="steps before the candidates")
     parser.add_argument("--candidates", type=int, default=36, help="for each host and moment")
     parser.add_argument("--horizon", type=int, default=200, help="steps after them")
+    parser.add_argument("--rate", type=float, default=0.03, help="of the twins, before they are annealed")
     parser.add_argument("--orders", type=int, default=2, help="orders of the batches that gains are averaged over")
     parser.add_argument("--twins", type=int, default=4, help="ungrown twins for each order")
     parser.add_argument("--rows", type=Path, help="file that takes every measured row, and is continued if it exists")

@@ -317,7 +317,6 @@ def test_an_event_that_hurt_is_rolled_back_to_the_last_bit_and_what_it_took_stay
     engine = watched()
     engine.optimizer.zero_grad()
     before, costs, groups = everything(engine), engine.costs(), copy.deepcopy(engine.optimizer.param_groups)
-    names = [name for name, _ in engine.model.named_parameters()]
     grown = engine.grow(progress=0.2)
     assert grown.edits
     assert (engine.state.settle_at, engine.state.settling) == (pytest.approx(0.3), 1)
@@ -328,7 +327,6 @@ def test_an_event_that_hurt_is_rolled_back_to_the_last_bit_and_what_it_took_stay
     after = everything(engine)
     assert before.keys() == after.keys()
     assert [name for name in before if not torch.equal(before[name], after[name])] == []
-    assert [name for name, _ in engine.model.named_parameters()] == names
     json.dumps(event.to_json(), allow_nan=False)
     assert [group["lr"] for group in engine.optimizer.param_groups] == [group["lr"] for group in groups]
     assert {id(member) for group in engine.optimizer.param_groups for member in group["params"]} == set(

@@ -153,15 +153,23 @@ def _(layer: nn.BatchNorm2d, channels: ChannelMap, surgery: Surgery, rows: Tenso
 
 @widen_out.register
 def _(layer: nn.Conv2d, channels: ChannelMap, surgery: Surgery, rows: Tensor | None = None) -> None:
-    fresh = int(channels.fresh.sum())
     if is_depthwise(layer):
-        rows = centre_taps(layer.weight, fresh) if rows is None else rows
-        surgery.assign(layer, "in_channels", channels.size)
-        surgery.assign(layer, "groups", channels.size)
-    elif rows is None:
-        rows = default_rows(layer.weight, fresh, surgery.generator)
+        widen_depthwise(layer, channels, surgery, rows)
+        return
+    if rows is None:
+        rows = default_rows(layer.weight, int(channels.fresh.sum()), surgery.generator)
     surgery.assign(layer, "out_channels", channels.size)
     surgery.remap(layer, "weight", 0, channels, rows)
+    if layer.bias is not None:
+        surgery.remap(layer, "bias", 0, channels, 0.0)
+
+
+def widen_depthwise(layer: nn.Conv2d, channels: ChannelMap, surgery: Surgery, rows: Tensor | None = None) -> None:
+    """Make both sides of a depthwise convolution follow ``channels``, be it of a single channel."""
+    for name in ("in_channels", "groups", "out_channels"):
+        surgery.assign(layer, name, channels.size)
+    fresh = centre_taps(layer.weight, int(channels.fresh.sum())) if rows is None else rows
+    surgery.remap(layer, "weight", 0, channels, fresh)
     if layer.bias is not None:
         surgery.remap(layer, "bias", 0, channels, 0.0)
 

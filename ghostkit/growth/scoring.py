@@ -223,7 +223,9 @@ def parts_of(born: ZeroBorn, layers: dict[str, nn.Module], probe: Probe) -> dict
         for number in owners[owners >= 0].unique().tolist():
             columns = cast(Tensor, layers[path].weight)
             weight = columns[:, owners < 0] if len(owners) == columns.shape[1] else columns
-            add(number, Part(layers[path], x[:, owners == number], delta, there, weight))
+            features, felt = x[:, owners == number], alive(delta)
+            # What is attached beside it adds dead maps (their kernels are zero), and rows that are felt by nobody.
+            add(number, Part(layers[path], features[:, alive(features)], delta[:, felt], there, weight[felt]))
     for number, (path, bn, stream) in born.projections.items():
         add(number, Part(layers[path], probe.inputs[path], probe.gradients[bn], probe.outputs[stream]))
     for number, path in born.layers.items():
@@ -235,6 +237,11 @@ def parts_of(born: ZeroBorn, layers: dict[str, nn.Module], probe: Probe) -> dict
         delta = probe.gradients[path]
         add(number, Part(layers[path], probe.inputs[path][:, :maps], delta[:, delta.any(0)]))
     return parts
+
+
+def alive(x: Tensor) -> Tensor:
+    """Return the mask (n,) of the channels of ``x`` (B, n, ...) that are not zero throughout."""
+    return x.any(0) if x.dim() == 2 else x.flatten(2).any(2).any(0)
 
 
 @dataclass

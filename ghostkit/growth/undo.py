@@ -8,6 +8,7 @@ otherwise. (Restoring the weights from before an event is rolling back, which is
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -112,7 +113,34 @@ def inverse_of(history: History, number: int) -> tuple[Edit, ...]:
                 raise GhostkitError(
                     f"undo({number}): event {later}, {edit}, rests on what this one grew; undo that first"
                 )
-    return event.inverse
+    since = [edit for later in history.events[number:] for edit in later.edits]
+    return tuple(renumbered(inverse, since, number) for inverse in event.inverse)
+
+
+def renumbered(inverse: Edit, since: Sequence[Edit], number: int) -> Edit:
+    """Return ``inverse`` with the numbers that its branch or maps have after the removals in ``since``.
+
+    Raises:
+        GhostkitError: if one of them removed what this one would.
+    """
+    ours: tuple[int, ...]
+    gone: tuple[int, ...]
+    for edit in since:
+        if type(edit) is not type(inverse) or edit.site != inverse.site:
+            continue
+        if isinstance(inverse, RemoveBranch) and isinstance(edit, RemoveBranch):
+            if edit.kernel_size != inverse.kernel_size:
+                continue
+            ours, gone = (inverse.branch,), (edit.branch,)
+        elif isinstance(inverse, RemoveIntrinsic | NarrowStage) and isinstance(edit, RemoveIntrinsic | NarrowStage):
+            ours, gone = inverse.maps, edit.maps
+        else:
+            continue
+        if set(ours) & set(gone):
+            raise GhostkitError(f"undo({number}): {edit} removed what this event grew; there is nothing left to undo")
+        ours = tuple(place - sum(other < place for other in gone) for place in ours)
+        inverse = replace(inverse, branch=ours[0]) if isinstance(inverse, RemoveBranch) else replace(inverse, maps=ours)
+    return inverse
 
 
 def rests_on(later: Edit, inverse: Edit) -> bool:

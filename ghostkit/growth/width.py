@@ -31,7 +31,7 @@ from ghostkit.growth.edits import (
     found_tensor,
     take_down,
 )
-from ghostkit.growth.layers import centre_taps, default_rows, reader, widen_in, widen_out
+from ghostkit.growth.layers import centre_taps, default_rows, reader, widen_depthwise, widen_in, widen_out
 from ghostkit.growth.sites import Site
 from ghostkit.growth.surgery import Surgery
 from ghostkit.nn.ghost import CheapLayer, CheapOperation, GhostModule
@@ -251,8 +251,11 @@ def change_module(
     ghosts = computed.behind(parts["primary_conv"].size if "primary_conv" in parts else old, old)
     surgery.assign(module, "out_channels", output.size)
     if module.attention:
-        for layer in module.short_conv:
-            widen_out(layer, output, surgery)
+        for number, layer in enumerate(module.short_conv):
+            if number in (2, 4):  # depthwise, which a convolution of a single channel does not tell by itself
+                widen_depthwise(cast(nn.Conv2d, layer), output, surgery)
+            else:
+                widen_out(layer, output, surgery)
     for layer in module.deeper_layers if ghosts.size else ():
         change_layer(cast(CheapLayer, layer), ghosts, surgery)
     return output
