@@ -155,7 +155,11 @@ def test_ctrl_c_ends_the_kernel_and_leaves_a_record(here):
     busy = "import os, time, pathlib\npathlib.Path('pid').write_text(str(os.getpid()))\nwhile True: time.sleep(0.1)"
     path = write_notebook(here / "a.ipynb", busy)
     command = subprocess.Popen(
-        [sys.executable, "-m", "ghostkit", "run", path, "--folder", "mine"], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "ghostkit", "run", path, "--folder", "mine"],
+        stderr=subprocess.PIPE,
+        text=True,
+        # A suite that runs in the background was started with the signal ignored, which children inherit.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
     while not (here / "pid").exists() or not (here / "pid").read_text():
         assert command.poll() is None

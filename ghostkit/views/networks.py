@@ -328,7 +328,8 @@ def _block_table(frame: pd.DataFrame, scale: float) -> str:
                 "also": ", ".join(_counted(row, name) for name in ("layers", "links") if getattr(row, name, 0)),
             }
         )
-    return table_text(pd.DataFrame(rows))
+    table = pd.DataFrame(rows)
+    return table_text(table if table["also"].any() else table.drop(columns="also"))
 
 
 def architecture_replay_text(frames: Mapping[int, pd.DataFrame]) -> str:
