@@ -27,8 +27,8 @@ import pandas as pd
 import torch
 from realised_gain import HOSTS, Images, annealed, baseline, final_loss, larger_edits, load, loss, moments
 from scipy.stats import rankdata
-from score_variants import VARIANTS, derived
-from torch import nn
+from score_variants import JOINT, VARIANTS, derived, gram_of_all
+from torch import Tensor, nn
 
 from ghostkit.costs import LatencyTable
 from ghostkit.growth import scoring
@@ -39,6 +39,8 @@ from ghostkit.growth.sites import sites
 
 SCORE_NAMES = ("fisher", "raw", "scaled", "residual", "whitened")
 CONTROLS = ("macs", "random")
+NAMES = ("host", "moment", "number", "edit", "kind", "init")  # of a row; its scores and then its gains follow
+GAIN = "gain "  # and the number of the order of batches
 TWIN = "twin"  # the kind of a row that grew nothing
 RESAMPLES = 2000
 ENOUGH = 6  # candidates that a group needs to be ranked
@@ -50,11 +52,17 @@ ENOUGH = 6  # candidates that a group needs to be ranked
 def scored(model: nn.Module, edits: Sequence[Edit], images: Images) -> list[dict[str, float]]:
     """Return all scores, and the cost, of each of ``edits``."""
     functions = {name: scoring.SCORES[name] for name in SCORE_NAMES} | VARIANTS
-    # One pass for all scores: what adds up over the parts of a candidate may be a vector as well.
-    scoring.SCORES["all"] = lambda *part: np.array([function(*part) for function in functions.values()])
+
+    def every(part: scoring.Part, news: scoring.Part, gradients: Tensor) -> np.ndarray:
+        values = [function(part, news, gradients) for function in functions.values()]
+        return np.concatenate([values, (gradients @ gradients.mT).double().flatten().numpy()])
+
+    # One pass for all scores: what adds up over the parts of a candidate may be a vector, and its Gram matrix, as well.
+    scoring.SCORES["all"] = every
     original = scratch_copy(model)
     known = sites(original)
     ledger = Ledger(original, images.probe[0][:1], LatencyTable(batch=1))
+    there = gram_of_all(original, *images.probe, loss)
     rows: list[dict[str, float]] = [{} for _ in edits]
     # Edits that write into the same row of blocks are scored one after the other, all else together.
     taken: Counter[str] = Counter()
@@ -69,13 +77,15 @@ def scored(model: nn.Module, edits: Sequence[Edit], images: Images) -> list[dict
         found, _ = scoring.score_attached(original, known, attached, *images.probe, loss, "all", generator)
         for place, number in enumerate(here):
             added = ledger.added(take_down(edits[number], original, known, generator))
-            values = found[place].gain if place in found else np.zeros(len(functions))
-            numbers = found[place].numbers if place in found else 0
+            nothing = np.zeros(len(functions) + there.numel())
+            values = found[place].gain if place in found else nothing
+            gram = torch.from_numpy(values[len(functions) :]).view_as(there)
             rows[number] = {
                 "macs": added.macs,
                 "params": added.params,
-                "numbers": numbers,
-                **dict(zip(functions, map(float, values), strict=True)),
+                "numbers": found[place].numbers if place in found else 0,
+                **dict(zip(functions, map(float, values), strict=False)),
+                **{name: function(there, gram) for name, function in JOINT.items()},
             }
     return rows
 
@@ -92,7 +102,7 @@ class Rows:
         self.rows: list[dict[str, object]] = []
         if path is not None and path.exists():
             self.rows = pd.read_csv(path).to_dict("records")
-        self.known = {self.key(row) for row in self.rows}
+        self.known = {self.key(row): row for row in self.rows}
 
     @staticmethod
     def key(row: dict[str, object]) -> tuple[object, ...]:
@@ -102,7 +112,7 @@ class Rows:
     def add(self, row: dict[str, object]) -> None:
         """Keep ``row``, and write it."""
         self.rows.append(row)
-        self.known.add(self.key(row))
+        self.known[self.key(row)] = row
         if self.path is not None:
             fresh = not self.path.exists()
             with self.path.open("a", newline="") as file:
@@ -110,6 +120,21 @@ class Rows:
                 if fresh:
                     writer.writeheader()
                 writer.writerow(row)
+
+    def rescore(self, key: tuple[object, ...], edit: Edit, values: dict[str, float]) -> None:
+        """Give a known row new scores; its gains stay as they were measured."""
+        row = self.known[key]
+        if row["edit"] != str(edit):
+            raise SystemExit(f"{self.path}: {row['edit']} was measured as number {key[-1]}, which is now {edit}")
+        gains = {name: value for name, value in row.items() if name.startswith(GAIN)}
+        names = {name: row[name] for name in NAMES}
+        row.clear()
+        row.update({**names, **values, **gains})
+
+    def rewrite(self) -> None:
+        """Write all rows anew, with the columns of the first."""
+        if self.path is not None and self.rows:
+            pd.DataFrame(self.rows).reindex(columns=list(self.rows[0])).to_csv(self.path, index=False)
 
 
 def chosen(edits: list[Edit], count: int, generator: torch.Generator) -> list[Edit]:
@@ -131,18 +156,24 @@ def measure(arguments: argparse.Namespace) -> pd.DataFrame:
     images = load(arguments.data, arguments.size, arguments.train, arguments.probe, arguments.held_out)
     rows, rates = Rows(arguments.rows), annealed(arguments.horizon, arguments.rate)
     started = time.perf_counter()
-    for number, host in enumerate(arguments.hosts):
+    for host in arguments.hosts:
+        number = list(HOSTS).index(host)
         for moment, model, optimizer in moments(host, images, arguments.moments, seed=number):
             generator = torch.Generator().manual_seed(number)
             edits = chosen(larger_edits(model, images, generator), arguments.candidates, generator)
             wanted = [(host, moment, place) for place in range(-arguments.twins, len(edits))]
-            if all(key in rows.known for key in wanted):
+            known = all(key in rows.known for key in wanted)
+            if known and not arguments.rescore:
                 continue
-            twins = baseline(model, optimizer, images, rates, arguments.orders, arguments.twins)
+            twins = np.zeros((arguments.orders, arguments.twins))
+            if not known:
+                twins = baseline(model, optimizer, images, rates, arguments.orders, arguments.twins)
             blank: dict[str, object] = {}
             for place, (edit, values) in enumerate(zip(edits, scored(model, edits, images), strict=True)):
                 blank = blank or dict.fromkeys(values, np.nan)
                 if (host, moment, place) in rows.known:
+                    if arguments.rescore:
+                        rows.rescore((host, moment, place), edit, values)
                     continue
                 finals = [final_loss(model, optimizer, images, rates, order, edit) for order in range(arguments.orders)]
                 gains = twins.mean(1) - finals
@@ -155,7 +186,7 @@ def measure(arguments: argparse.Namespace) -> pd.DataFrame:
                         "kind": edit.kind,
                         "init": getattr(edit, "init", "zero"),
                         **values,
-                        **{f"gain {order}": gain for order, gain in enumerate(gains)},
+                        **{f"{GAIN}{order}": gain for order, gain in enumerate(gains)},
                     }
                 )
             for twin in range(arguments.twins):
@@ -164,9 +195,11 @@ def measure(arguments: argparse.Namespace) -> pd.DataFrame:
                 gains = np.delete(twins, twin, axis=1).mean(1) - twins[:, twin]
                 row: dict[str, object] = {"host": host, "moment": moment, "number": twin - arguments.twins}
                 row |= {"edit": "nothing", "kind": TWIN, "init": "", **blank}
-                rows.add(row | {f"gain {order}": gain for order, gain in enumerate(gains)})
+                rows.add(row | {f"{GAIN}{order}": gain for order, gain in enumerate(gains)})
             minutes = (time.perf_counter() - started) / 60
             print(f"{host} after {moment} steps: {len(edits)} candidates, {minutes:.1f} min", flush=True)
+    if arguments.rescore:
+        rows.rewrite()
     return pd.DataFrame(rows.rows)
 
 
@@ -222,7 +255,7 @@ def correlation(predicted: np.ndarray, realised: np.ndarray, groups: Sequence[np
 def prepared(frame: pd.DataFrame) -> tuple[pd.DataFrame, float]:
     """Return the candidates with their mean gain and whether it stands above the noise floor, and the floor."""
     frame = frame.copy()
-    orders = [column for column in frame if column.startswith("gain ")]
+    orders = [column for column in frame if column.startswith(GAIN)]
     frame["gain"] = frame[orders].mean(axis=1)
     twins = frame[frame["kind"] == TWIN]
     floor = 2 * float(np.sqrt(twins["gain"].pow(2).mean()))
@@ -254,7 +287,7 @@ def table(frame: pd.DataFrame, names: Iterable[str]) -> pd.DataFrame:
 
 def reliability(frame: pd.DataFrame) -> float:
     """Return how far the gains agree between two halves of the orders, stepped up to all of them (Spearman-Brown)."""
-    orders = [column for column in frame if column.startswith("gain ")]
+    orders = [column for column in frame if column.startswith(GAIN)]
     half = len(orders) // 2
     if not half:
         return float("nan")
@@ -319,7 +352,7 @@ def report(frame: pd.DataFrame, arguments: argparse.Namespace) -> None:
     if arguments.variants:
         frame = derived(frame)
         print(f"\nBy kind of edit\n\n{by_kind(frame).to_string(index=False)}")
-        names = [*SCORE_NAMES, *CONTROLS, *(name for name in frame.attrs["derived"]), *VARIANTS]
+        names = [*SCORE_NAMES, *CONTROLS, *frame.attrs["derived"], *VARIANTS, *JOINT]
         both = halves(frame, names, arguments.hosts).to_string(index=False)
         print(f"\nVariants, on half of the hosts and on the other\n\n{both}")
 
@@ -340,6 +373,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--orders", type=int, default=2, help="orders of the batches that gains are averaged over")
     parser.add_argument("--twins", type=int, default=4, help="ungrown twins for each order")
     parser.add_argument("--rows", type=Path, help="file that takes every measured row, and is continued if it exists")
+    parser.add_argument("--rescore", action="store_true", help="score the rows of that file anew; their gains stay")
     parser.add_argument("--csv", type=Path, help="file to write the table into")
     parser.add_argument("--variants", action="store_true", help="look into the default score, and at corrections of it")
     parser.add_argument("--threads", type=int, default=1)
