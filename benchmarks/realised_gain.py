@@ -213,12 +213,12 @@ def intrinsic_maps(
 ) -> Iterator[Edit]:
     """Yield as many, and up to three times as many, intrinsic maps as there are."""
     module = model.get_submodule(site.id)
-    there, path = module.intrinsic_channels, f"{site.id}.primary_conv.0"
+    there = module.intrinsic_channels
     most = module.primary.weight[0].numel()  # directions that found filters can tell apart
     for count, inits in ((there, GIVEN), (min(3 * there, most), GIVEN[:2])):
         for init in inits:
             edit = AddIntrinsic(site.id, count, init)
-            rows = found_rows(edit, model, known, path, module.primary, seen.inputs[site.id], seen, generator)
+            rows, _ = found_rows(edit, model, known, site.id, seen, generator)
             yield replace(edit, tensors={"rows": rows})
 
 
@@ -228,12 +228,7 @@ def streams(model: nn.Module, known: list[Site], site: Site, seen: Seen, generat
     for count, inits in ((stream.maps, GIVEN), (max(1, stream.maps // 2), GIVEN[:1])):
         for init in inits:
             edit = WidenStage(site.id, count * stream.ratio, init)
-            tensors = {}
-            for path in site.producers:
-                layer = model.get_submodule(path)
-                ghost = isinstance(layer, GhostModule)
-                conv, name = (layer.primary, f"{path}.primary_conv.0") if ghost else (layer, path)
-                tensors[path] = found_rows(edit, model, known, name, conv, seen.inputs[path], seen, generator)
+            tensors = {path: found_rows(edit, model, known, path, seen, generator)[0] for path in site.producers}
             yield replace(edit, tensors=tensors)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,9 +12,25 @@ from torch import nn
 from ghostkit.config import RunConfig
 from ghostkit.errors import GhostkitError
 
-__all__ = ["OPTIMIZERS", "make_fabric", "make_optimizer", "move_state"]
+__all__ = ["OPTIMIZERS", "fix_threads", "make_fabric", "make_optimizer", "move_state"]
 
 OPTIMIZERS: dict[str, Any] = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+# A batch of fewer MACs than this is faster on one thread: waiting for a second one takes longer than the work.
+MACS_WORTH_THREADS = 5e7
+
+
+def fix_threads(config: RunConfig, device: torch.device, batch_macs: Callable[[], int]) -> None:
+    """Fix the CPU threads for a whole run: results are bit for bit the same for the same number only.
+
+    Args:
+        config: the run's.
+        device: where it computes.
+        batch_macs: tells the MACs of a batch in the network that the run starts from; only asked where that decides.
+    """
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    elif device.type == "cpu" and batch_macs() < MACS_WORTH_THREADS:
+        torch.set_num_threads(1)
 
 
 def make_fabric(config: RunConfig) -> Fabric:

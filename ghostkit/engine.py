@@ -80,9 +80,12 @@ class Engine:
 
     def costs(self) -> dict[str, float]:
         """Return what the network costs now, in the units of a budget."""
+        return {"params": self.params, "macs": self.macs, "milliseconds": self._milliseconds(self.model)}
+
+    def _milliseconds(self, model: nn.Module) -> float:
+        """Return the latency of the network, or of a copy, by the table."""
         image = self.probe[0][:1]
-        milliseconds = self.latency.total(layer_costs(self.model, image).values(), image.device)
-        return {"params": self.params, "macs": self.macs, "milliseconds": milliseconds}
+        return self.latency.total(layer_costs(model, image).values(), image.device)
 
     def candidates(self) -> pd.DataFrame:
         """Return what could be grown now, best first."""
@@ -144,10 +147,9 @@ class Engine:
         while len(rows) > 1:
             grown = copy.deepcopy(self.model)
             apply_edits(grown, in_order(frame, rows), None, None, None, torch.Generator().manual_seed(0))
-            image = self.probe[0][:1]
-            cost = {"params": float(params(grown)), "macs": float(macs(grown, image))}
+            cost = {"params": float(params(grown)), "macs": float(macs(grown, self.probe[0]))}
             if "milliseconds" in limits:
-                cost["milliseconds"] = self.latency.total(layer_costs(grown, image).values(), image.device)
+                cost["milliseconds"] = self._milliseconds(grown)
             if all(cost[unit] <= limit for unit, limit in limits.items()):
                 break
             rows.pop()

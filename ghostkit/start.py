@@ -12,7 +12,7 @@ from torch import nn
 from ghostkit.checkpoint import load
 from ghostkit.errors import GhostkitError
 from ghostkit.growth.history import history_of
-from ghostkit.nn.zoo import build, published_names, read_weights
+from ghostkit.nn.zoo import build, load_weights, published_names, read_weights
 
 __all__ = ["starting_network"]
 
@@ -50,10 +50,7 @@ def starting_network(
         of_head = [key for key in state if key.rpartition(".")[0] == HEAD and key in known]
         if any(state[key].shape != known[key].shape for key in of_head):
             state |= {key: known[key] for key in of_head}
-        try:
-            model.load_state_dict(state)
-        except RuntimeError as error:
-            raise GhostkitError(f"the weights in {weights!r} do not fit {name!r}: {error}") from None
+        load_weights(model, state, weights, name)
     return model
 
 

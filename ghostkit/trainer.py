@@ -27,7 +27,7 @@ from ghostkit.costs import TRAINING_PASS, LatencyTable, latency, macs
 from ghostkit.data import ImageData, Split, batch_count, batches
 from ghostkit.data import load as load_data
 from ghostkit.data.splits import resized
-from ghostkit.devices import OPTIMIZERS, make_fabric, make_optimizer, move_state
+from ghostkit.devices import OPTIMIZERS, fix_threads, make_fabric, make_optimizer, move_state
 from ghostkit.engine import Engine
 from ghostkit.errors import GhostkitError
 from ghostkit.events import CheckpointSaved, Evaluated, Event, Finished, Grown, StepDone
@@ -53,8 +53,6 @@ from ghostkit.tasks.classification import Scores, cross_entropy, evaluate
 __all__ = ["Trainer", "train"]
 
 EVALUATION_BATCH = 256
-# A batch of fewer MACs than this is faster on one thread: waiting for a second one takes longer than the work.
-MACS_WORTH_THREADS = 5e7
 
 
 class Trainer:
@@ -96,7 +94,9 @@ class Trainer:
         self.optimizer: torch.optim.Optimizer = optimizer
         move_state(optimizer)
         check_accepts(self.model, config, self.data, one_image(self.data, self.fabric.device))
-        self._set_threads()
+        fix_threads(
+            config, self.fabric.device, lambda: self._batch_macs(model if checkpoint is None else self._start())
+        )
         self._wrapped, self._stepper = self.fabric.setup(self.model, self.optimizer)
         self._wrapped.train()  # measuring puts it into eval mode for its own time only
         self.average = None if config.ema is None else moving_average(self.model, config.ema)
@@ -294,10 +294,14 @@ class Trainer:
 
     def _growth(self) -> Iterator[GrowthEvent]:
         """Yield the growth events that are due: what settles an earlier one, what grows now, what settles that."""
-        engine = self.engine
-        for settling in (True, False, True):  # at the end of a run, nothing is left to wait for
-            is_due = due_to_settle(engine.state, self.done) if settling else due(engine.policy, engine.state, self.done)
-            event = (engine.settle if settling else engine.grow)(**self._moment()) if is_due else None
+        yield from self._settled()
+        if due(self.engine.policy, self.engine.state, self.done):
+            yield self._noted(self.engine.grow(**self._moment()))
+        yield from self._settled()  # at the end of a run, nothing is left to wait for
+
+    def _settled(self) -> Iterator[GrowthEvent]:
+        if due_to_settle(self.engine.state, self.done):
+            event = self.engine.settle(**self._moment())
             if event is not None:
                 yield self._noted(event)
 
@@ -353,14 +357,9 @@ class Trainer:
         if self.config.when != "never":
             self.engine.budget.check(seedling)
 
-    def _set_threads(self) -> None:
-        """Fix the CPU threads for the whole run: results are bit for bit the same for the same number only."""
-        if self.config.threads is not None:
-            torch.set_num_threads(self.config.threads)
-        elif self.fabric.device.type == "cpu":
-            seedling = self.config.batch_size * macs(self._start(), one_image(self.data, self.fabric.device))
-            if seedling < MACS_WORTH_THREADS:
-                torch.set_num_threads(1)
+    def _batch_macs(self, start: nn.Module) -> int:
+        """Return the MACs of a batch in the network that the run starts from."""
+        return self.config.batch_size * macs(start, one_image(self.data, self.fabric.device))
 
     def _start(self) -> nn.Module:
         config = self.config

@@ -9,81 +9,21 @@ from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
-from zlib import crc32
 
 import pytest
 import torch
+from bit_for_bit import EVERY_KIND, config, differences, latencies, tensors_of, timeless
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import ghostkit
 from ghostkit import AddBlock, AddBranch, GhostkitError, Run, RunConfig, Trainer
 from ghostkit import engine as engine_module
-from ghostkit import trainer as trainer_module
 from ghostkit.events import CheckpointSaved, Evaluated, Event, Grown, StepDone
 from ghostkit.growth import History, history_of
 from ghostkit.growth.undo import standing
 
-# Eight steps of 64 images; evaluated after every second one; grown after the second and the sixth.
-TINY: dict[str, Any] = {
-    "model_options": {"stages": [[[3, 4, 8, 0, 2]], [[3, 4, 8, 0, 2]]], "dropout": 0.2},
-    "train_samples": 256,
-    "test_samples": 50,
-    "epochs": 2,
-    "batch_size": 64,
-    "grow_from": 0.25,
-    "grow_every": 0.5,
-    "grow_until": 0.75,
-    "share": 0.1,
-    "budget_factor": 4,
-    "probe_samples": 32,
-    "evaluate_every": 0.25,
-    "kinds": ("branch", "intrinsic", "block"),
-    "device": "cpu",
-}
-ALL_KINDS = ("branch", "intrinsic", "stage", "block", "layer", "link")
-CLOCK = {"seconds", "clock", "milliseconds"}
-
-
-def config(**changes: Any) -> RunConfig:
-    return RunConfig(**{**TINY, **changes})
-
-
-@pytest.fixture(autouse=True)
-def latencies(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take a layer's latency for what its name says: no test here waits for a clock, or depends on one."""
-
-    def measure(table: Any, family: str, *_: Any) -> None:
-        table.lines.setdefault(family, (crc32(family.encode()) % 7 / 100, 1e-5))
-
-    monkeypatch.setattr(engine_module.LatencyTable, "measure", measure)
-    monkeypatch.setattr(trainer_module, "latency", lambda *_: 1.0)
-
-
-def timeless(value: Any) -> Any:
-    """What a file says, without what a clock said."""
-    if isinstance(value, dict):
-        return {key: timeless(item) for key, item in value.items() if key not in CLOCK}
-    return [timeless(item) for item in value] if isinstance(value, list) else value
-
-
-def tensors_of(trainer: Trainer) -> dict[str, Tensor]:
-    names: dict[Any, str] = {parameter: name for name, parameter in trainer.model.named_parameters()}
-    found = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
-    for parameter, state in trainer.optimizer.state.items():
-        found |= {f"{names[parameter]} {key}": value.clone() for key, value in state.items()}
-    if trainer.average is not None:
-        found |= {f"average {name}": tensor.clone() for name, tensor in trainer.average.state_dict().items()}
-    if trainer.engine.rates is not None:
-        found |= {f"born {name}": tensor.clone() for name, tensor in trainer.engine.rates.born.items()}
-    return found
-
-
-def differences(first: dict[str, Tensor], second: dict[str, Tensor]) -> list[str]:
-    names = first.keys() | second.keys()
-    return sorted(
-        name for name in names if not (name in first and name in second and torch.equal(first[name], second[name]))
-    )
+pytestmark = pytest.mark.usefixtures(latencies.__name__)  # no test here waits for a clock, or depends on one
 
 
 def fresh_count(model: nn.Module, side: int = 8) -> tuple[int, int]:
@@ -115,7 +55,7 @@ BESIDES: dict[str, dict[str, Any]] = {  # and some settings that are not about g
 
 @pytest.mark.parametrize(("when", "where", "how", "score"), WAYS, ids=[" ".join(way) for way in WAYS])
 def test_every_way_to_grow_trains_and_grows(when, where, how, score, tmp_path):
-    options = {"patience": 1, "ratio": 0.0, "grow_until": 0.9, "evaluate_every": 0.125, "kinds": ALL_KINDS}
+    options = {"patience": 1, "ratio": 0.0, "grow_until": 0.9, "evaluate_every": 0.125, "kinds": EVERY_KIND}
     ways = {"when": when, "where": where, "how": how, "score": score}
     run = ghostkit.train(config(**ways, **options, train_samples=128, **BESIDES.get(where, {})), tmp_path)
     grew = [event for event in run.history.events if event.edits]
@@ -137,7 +77,7 @@ def test_every_option_is_tried():
 # Broken off in the middle, and resumed
 
 OPTIONS: dict[str, dict[str, Any]] = {
-    "moving average": {"ema": 0.7, "when": "gain-ratio", "ratio": 0.0, "where": "activation-rank", "kinds": ALL_KINDS},
+    "moving average": {"ema": 0.7, "when": "gain-ratio", "ratio": 0.0, "where": "activation-rank", "kinds": EVERY_KIND},
     "small images first": {"resolution": 0.5, "resolution_until": 0.5},
     "warm-up": {"warm_up": 3, "optimizer": "adamw", "learning_rate": 0.02, "roll_back": 50.0, "window": 0.25},
     "variance transfer": {"newcomer_rate": "variance-transfer", "warm_up": 1},
@@ -250,7 +190,7 @@ def test_growth_is_given_up_where_it_does_not_pay(tmp_path):
 
 
 def test_the_moving_average_is_what_is_evaluated_and_stays_in_step_with_growth():
-    trainer = Trainer(config(ema=0.7, kinds=ALL_KINDS))
+    trainer = Trainer(config(ema=0.7, kinds=EVERY_KIND))
     assert trainer.average is not None
     images, rows, grew = trainer.engine.probe[0], [], 0
     mean, answers = trainer.average.module, torch.empty(0)

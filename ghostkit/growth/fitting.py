@@ -18,16 +18,16 @@ from ghostkit.growth.edits import AddBranch, AddIntrinsic, Edit, WidenStage
 from ghostkit.growth.surgery import Surgery
 from ghostkit.nn.ghost import GhostModule
 
-__all__ = ["fitted", "note_columns"]
+__all__ = ["fitted", "note_columns", "reading_path"]
 
 
-def fitted(edit: Edit, host: nn.Module, newcomers: Mapping[str, Tensor]) -> Edit:
+def fitted(edit: Edit, host: nn.Module, owners: Mapping[str, Tensor]) -> Edit:
     """Return ``edit`` with weights that pay no heed to what came since they were found.
 
     Args:
         edit: the edit, with the weights that its candidate found or without.
         host: the network as it is now.
-        newcomers: path of a layer -> (in_channels,) mask of the input columns that came since.
+        owners: path of a layer -> (in_channels,) who brought each input column since, as :func:`note_columns` keeps it.
     """
     if not isinstance(edit, AddBranch | AddIntrinsic | WidenStage) or edit.tensors is None:
         return edit  # a block names its width, layers come first, and links have no weights
@@ -40,10 +40,10 @@ def fitted(edit: Edit, host: nn.Module, newcomers: Mapping[str, Tensor]) -> Edit
     wider = {}
     for name, rows in edit.tensors.items():
         path = edit.site if name == "rows" else name
-        mask = newcomers.get(reading_path(host, path))
-        if mask is not None and int((~mask).sum()) == rows.shape[1]:
-            full = rows.new_zeros(len(rows), len(mask), *rows.shape[2:])
-            full[:, ~mask] = rows
+        columns = owners.get(reading_path(host, path))
+        if columns is not None and int((columns < 0).sum()) == rows.shape[1]:
+            full = rows.new_zeros(len(rows), len(columns), *rows.shape[2:])
+            full[:, columns < 0] = rows
             rows = full
         wider[name] = rows
     return replace(edit, tensors=wider)
@@ -54,9 +54,16 @@ def reading_path(host: nn.Module, path: str) -> str:
     return f"{path}.primary_conv.0" if isinstance(host.get_submodule(path), GhostModule) else path
 
 
-def note_columns(newcomers: dict[str, Tensor], surgery: Surgery) -> None:
-    """Take into ``newcomers`` the input columns that ``surgery`` added, moving earlier ones to where they are now."""
+def note_columns(owners: dict[str, Tensor], surgery: Surgery, number: int) -> None:
+    """Take into ``owners`` the input columns that ``surgery`` added, moving earlier ones to where they are now.
+
+    Args:
+        owners: path of a layer -> (in_channels,) number of the edit that each input column belongs to, or -1.
+        surgery: of edit ``number``.
+        number: what to write down for its columns.
+    """
     for remap in surgery.remaps:
         if remap.shared:
-            known = newcomers.get(remap.path, torch.zeros(remap.channels.before, dtype=torch.bool))
-            newcomers[remap.path] = remap.channels.fresh | known[remap.channels.source.clamp(min=0)]
+            known = owners.get(remap.path, torch.full((remap.channels.before,), -1))
+            kept = known[remap.channels.source.clamp(min=0)]
+            owners[remap.path] = torch.where(remap.channels.fresh, number, kept)

@@ -88,16 +88,16 @@ def apply_edits(
     with transaction(model, optimizer, average):
         fresh: dict[str, Tensor] = {}
         known = sites(model)
-        newcomers: dict[str, Tensor] = {}
-        for edit in edits:
-            surgery = take_down(fitted(edit, model, newcomers), model, known, generator)
+        owners: dict[str, Tensor] = {}
+        for number, edit in enumerate(edits):
+            surgery = take_down(fitted(edit, model, owners), model, known, generator)
             surgery.apply(model, optimizer)
             if average is not None:
                 surgery.apply(average)
             if follow is not None:
                 follow(surgery)
             note_fresh(model, surgery, fresh)
-            note_columns(newcomers, surgery)
+            note_columns(owners, surgery, number)
             inverse.insert(0, surgery.inverse)
             if isinstance(edit, REWIRING):
                 known = sites(model)

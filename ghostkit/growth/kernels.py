@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
-__all__ = ["best_branch", "best_directions", "best_intrinsic", "best_layer", "search_macs"]
+__all__ = ["best_branch", "best_directions", "best_intrinsic", "best_layer", "search_macs", "second_moments"]
 
 RIDGE = 1e-3  # share of the mean diagonal added to S: dead and smooth maps make it singular
 # Second moments are taken over this many samples, and over as many positions for each of their dimensions, at least.
@@ -69,10 +69,14 @@ def dense_gradient(x: Tensor, delta: Tensor, kernel_size: int) -> Tensor:
 
 def unfolded(x: Tensor, kernel_size: int, dimensions: int) -> Tensor:
     """Return the k x k patches (samples, channels, k*k, positions) of enough samples for moments of ``dimensions``."""
-    positions = x.shape[2:].numel()
-    x = x[: MOMENT_SAMPLES * max(1, -(-dimensions // positions))].double()
+    x = x[: moment_samples(x, dimensions)].double()
     patches = F.unfold(x, kernel_size, padding=kernel_size // 2)
     return patches.view(len(x), x.shape[1], kernel_size**2, -1)
+
+
+def moment_samples(x: Tensor, dimensions: int) -> int:
+    """Return how many samples of ``x`` (B, channels, H, W) second moments of ``dimensions`` are taken over."""
+    return min(len(x), MOMENT_SAMPLES * -(-dimensions // x.shape[2:].numel()))
 
 
 def search_macs(x: Tensor, deltas: list[Tensor], kernel_size: int, grouped: bool) -> float:
@@ -87,7 +91,7 @@ def search_macs(x: Tensor, deltas: list[Tensor], kernel_size: int, grouped: bool
     channels, positions, taps = x.shape[1], x.shape[2:].numel(), kernel_size**2
     dimensions = taps if grouped else channels * taps
     gradient = sum(delta.numel() * (positions if delta.dim() == 2 else 1) for delta in deltas) * channels * taps
-    samples = min(len(x), MOMENT_SAMPLES * -(-dimensions // positions))
+    samples = moment_samples(x, dimensions)
     return float(gradient + samples * positions * dimensions**2 * (channels if grouped else 1))
 
 

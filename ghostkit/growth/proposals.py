@@ -26,6 +26,7 @@ from ghostkit.growth.edits import (
     WidenStage,
     take_down,
 )
+from ghostkit.growth.fitting import reading_path
 from ghostkit.growth.gain import Probe
 from ghostkit.growth.kernels import best_branch, best_intrinsic, best_layer, search_macs
 from ghostkit.growth.layers import default_rows, reader
@@ -205,21 +206,21 @@ def module_proposals(
     for side in kernel_sizes if "branch" in kinds else ():
         if init == "split" and side not in module.branches():
             continue
+        spent = 0.0
         if searched(init):
-            rows = best_branch(cast(Tensor, seen.intrinsic), seen.deltas, side, whiten=init == "svd")
+            intrinsic = cast(Tensor, seen.intrinsic)
+            rows = best_branch(intrinsic, seen.deltas, side, whiten=init == "svd")
+            spent = search_macs(intrinsic, seen.deltas, side, grouped=True)
         elif init == "split":
             operation = next(operation for _, operation in module.operations() if operation.kernel_size == side)
             rows = noisy(operation.conv.weight.detach()[:: operation.branches], generator)
         else:
             rows = default_rows(torch.empty(1, 1, side, side), module.intrinsic_channels, generator)
-        spent = search_macs(cast(Tensor, seen.intrinsic), seen.deltas, side, grouped=True) if searched(init) else 0.0
         yield proposed(AddBranch(site.id, side, init), {"rows": rows}, spent)
     if "intrinsic" in kinds:
         count = max(1, round(module.intrinsic_channels * INTRINSIC_SHARE))
         edit = AddIntrinsic(site.id, count, init)
-        conv, path, x = module.primary, f"{site.id}.primary_conv.0", seen.inputs[site.id]
-        rows = found_rows(edit, model, known, path, conv, x, seen, generator)
-        spent = search_macs(x, seen.deltas, conv.kernel_size[0], grouped=False) if searched(init) else 0.0
+        rows, spent = found_rows(edit, model, known, site.id, seen, generator)
         yield proposed(edit, {"rows": rows}, spent)
 
 
@@ -236,13 +237,9 @@ def stage_proposals(
     edit = replace(edit, channels=count * stream.ratio)
     tensors, spent = {}, 0.0
     for path in site.producers:
-        layer = model.get_submodule(path)
-        conv = layer.primary if isinstance(layer, GhostModule) else layer
-        if isinstance(conv, nn.Conv2d):  # a layer of the user's own starts as its rule says
-            name = f"{path}.primary_conv.0" if isinstance(layer, GhostModule) else path
-            tensors[path] = found_rows(edit, model, known, name, conv, seen.inputs[path], seen, generator)
-            if searched(init):
-                spent += search_macs(seen.inputs[path], seen.deltas, conv.kernel_size[0], grouped=False)
+        if isinstance(reader(model.get_submodule(path)), nn.Conv2d):  # a layer of the user's own starts by its rule
+            tensors[path], macs = found_rows(edit, model, known, path, seen, generator)
+            spent += macs
     yield proposed(edit, tensors, spent)
 
 
@@ -262,22 +259,32 @@ def found_rows(
     edit: AddIntrinsic | WidenStage,
     model: nn.Module,
     known: list[Site],
-    path: str,
-    conv: nn.Conv2d,
-    x: Tensor,
+    producer: str,
     seen: Seen,
     generator: torch.Generator,
-) -> Tensor:
-    """Return the filters (new, in_channels, k, k) that ``edit`` would start with in the convolution at ``path``."""
+) -> tuple[Tensor, float]:
+    """Return the filters (new, in_channels, k, k) that a producer would start with, and the MACs that it took.
+
+    Args:
+        edit: what would be grown.
+        model: the host.
+        known: its sites.
+        producer: path of the ghost module or convolution that gets the filters.
+        seen: what was seen at the edit's site.
+        generator: where random filters draw from.
+    """
+    conv, path, x = reader(model.get_submodule(producer)), reading_path(model, producer), seen.inputs[producer]
+    assert isinstance(conv, nn.Conv2d)
     plain = replace(edit, init=edit.init if edit.init == "split" else "random")
     surgery = take_down(plain, model, known, generator)
     channels = next(r.channels for r in surgery.remaps if (r.path, r.name, r.dim) == (path, "weight", 0))
     if edit.init == "split":
-        return noisy(conv.weight.detach()[channels.source[channels.share == 1 - ALPHA]], generator)
+        return noisy(conv.weight.detach()[channels.source[channels.share == 1 - ALPHA]], generator), 0.0
     count = int(channels.fresh.sum())
     if edit.init == "random":
-        return default_rows(conv.weight, count, generator)
-    return best_intrinsic(x, seen.deltas, conv, count, whiten=edit.init == "svd")
+        return default_rows(conv.weight, count, generator), 0.0
+    rows = best_intrinsic(x, seen.deltas, conv, count, whiten=edit.init == "svd")
+    return rows, search_macs(x, seen.deltas, conv.kernel_size[0], grouped=False)
 
 
 def noisy(rows: Tensor, generator: torch.Generator) -> Tensor:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ghostkit.growth.edits import ORDER, Growth, take_down
-from ghostkit.growth.fitting import fitted
+from ghostkit.growth.fitting import fitted, note_columns
 from ghostkit.growth.gain import (
     Probe,
     fisher_gain,
@@ -30,6 +30,7 @@ from ghostkit.growth.gain import (
     scaled_gain,
     whitened_gain,
 )
+from ghostkit.growth.kernels import second_moments
 from ghostkit.growth.proposals import Loss, backward
 from ghostkit.growth.sites import Site
 from ghostkit.growth.surgery import Surgery
@@ -80,8 +81,7 @@ class Part:
 
     def moments(self) -> Tensor:
         """Return the second moments (1, d, d) of what the numbers multiply."""
-        patches = patches_of(self.layer, self.features)
-        return torch.einsum("bdl,bel->de", patches, patches)[None] / (patches.shape[0] * patches.shape[-1])
+        return second_moments(patches_of(self.layer, self.features)[:, None])
 
 
 @dataclass
@@ -115,8 +115,7 @@ class Taps(Part):
 
     def moments(self) -> Tensor:
         """Return the second moments (G, d, d) of what the taps multiply."""
-        patches = self._patches()
-        return torch.einsum("bgdl,bgel->gde", patches, patches) / (patches.shape[0] * patches.shape[-1])
+        return second_moments(self._patches())
 
 
 def scaled(part: Part, news: Part, gradients: Tensor) -> float:
@@ -201,9 +200,7 @@ def attached(
     """Return a copy of ``original`` with those of ``edits`` attached, and who owns its zero-born numbers."""
     scratch, born = copy.deepcopy(original), ZeroBorn()
     for number in numbers:
-        newcomers = {path: owners >= 0 for path, owners in born.columns.items()}
-        edit = fitted(edits[number], scratch, newcomers)
-        surgery = take_down(edit, scratch, known, generator)
+        surgery = take_down(fitted(edits[number], scratch, born.columns), scratch, known, generator)
         surgery.apply(scratch)
         born.note(number, surgery)
     return scratch, born
@@ -217,25 +214,25 @@ def parts_of(born: ZeroBorn, layers: dict[str, nn.Module], probe: Probe) -> dict
         parts.setdefault(number, []).append(part)
 
     for path, owners in born.columns.items():
-        x, delta = probe.inputs[path], probe.gradients[path]
+        x, delta, columns = probe.inputs[path], probe.gradients[path], cast(Tensor, layers[path].weight)
         owners = owners.to(x.device)
-        there = x[:, owners < 0]
+        # What is attached beside a candidate adds dead maps (their kernels are zero), and rows that are felt by nobody.
+        felt = alive(delta)
+        there, delta = x[:, owners < 0], delta[:, felt]
+        weight = (columns[:, owners < 0] if len(owners) == columns.shape[1] else columns)[felt]
         for number in owners[owners >= 0].unique().tolist():
-            columns = cast(Tensor, layers[path].weight)
-            weight = columns[:, owners < 0] if len(owners) == columns.shape[1] else columns
-            features, felt = x[:, owners == number], alive(delta)
-            # What is attached beside it adds dead maps (their kernels are zero), and rows that are felt by nobody.
-            add(number, Part(layers[path], features[:, alive(features)], delta[:, felt], there, weight[felt]))
+            features = x[:, owners == number]
+            add(number, Part(layers[path], features[:, alive(features)], delta, there, weight))
     for number, (path, bn, stream) in born.projections.items():
         add(number, Part(layers[path], probe.inputs[path], probe.gradients[bn], probe.outputs[stream]))
     for number, path in born.layers.items():
         delta = probe.gradients[path]
-        felt = delta.flatten(2).any(2).any(0)  # ghosts of what is attached beside it are felt by nobody
+        felt = alive(delta)  # ghosts of what is attached beside it are felt by nobody
         conv = cast(CheapLayer, layers[path]).conv
         add(number, Taps(conv, probe.inputs[path][:, felt], delta[:, felt]))
     for number, (path, maps) in born.links.items():
         delta = probe.gradients[path]
-        add(number, Part(layers[path], probe.inputs[path][:, :maps], delta[:, delta.any(0)]))
+        add(number, Part(layers[path], probe.inputs[path][:, :maps], delta[:, alive(delta)]))
     return parts
 
 
@@ -254,6 +251,7 @@ class ZeroBorn:
             module whose output the block adds to.
         layers: number of a candidate layer -> its path.
         links: number of a candidate link -> path of its projection, and the intrinsic maps that its source has.
+        maps: path of a layer that was widened -> the output channels that it had before.
     """
 
     columns: dict[str, Tensor] = field(default_factory=dict)
@@ -264,12 +262,9 @@ class ZeroBorn:
 
     def note(self, number: int, surgery: Surgery) -> None:
         """Take in what the surgery of candidate ``number`` added, moving earlier columns to where they are now."""
+        note_columns(self.columns, surgery, number)
         for remap in surgery.remaps:
-            if remap.shared:
-                owners = self.columns.get(remap.path, torch.full((remap.channels.before,), -1))
-                kept = owners[remap.channels.source.clamp(min=0)]
-                self.columns[remap.path] = torch.where(remap.channels.fresh, number, kept)
-            elif (remap.name, remap.dim) == ("weight", 0):
+            if not remap.shared and (remap.name, remap.dim) == ("weight", 0):
                 self.maps.setdefault(remap.path, remap.channels.before)
         for insert in surgery.inserts:
             if insert.wakes_from is not None:

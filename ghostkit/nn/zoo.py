@@ -85,12 +85,26 @@ def build(
     # The variant's own numbers are written down as well: a stored network must not change when a variant does.
     object.__setattr__(model, "recipe", {"name": name, **arguments})  # plain data, no part of the network
     if weights is not None:
-        state = published_names(read_weights(weights))
-        try:
-            model.load_state_dict(state, strict=True)
-        except RuntimeError as error:
-            raise GhostkitError(f"the weights in {str(weights)!r} do not fit {name!r}: {error}") from None
+        load_weights(model, published_names(read_weights(weights)), weights, name)
     return model
+
+
+def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str | Path, name: str) -> None:
+    """Load ``state`` strictly into ``model``.
+
+    Args:
+        model: the network.
+        state: its state dict.
+        source: where that was read, for the message.
+        name: what the network is called, for the message.
+
+    Raises:
+        GhostkitError: if the tensors are not those of the network.
+    """
+    try:
+        model.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        raise GhostkitError(f"the weights in {str(source)!r} do not fit {name!r}: {error}") from None
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
