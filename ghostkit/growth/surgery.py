@@ -278,8 +278,8 @@ def apply_insert(host: nn.Module, insert: Insert, optimizer: torch.optim.Optimiz
     children.insert(place, (insert.key, module))
     container._modules.clear()
     container._modules.update(children)
-    for name, parameter in module.named_parameters():
-        sibling = nearest_sibling(siblings, f"{insert.target}.{name}", kind(module, name))
+    for name, wanted, parameter in named_like(module):
+        sibling = nearest_sibling(siblings, f"{insert.target}.{name}", wanted)
         if sibling is None:
             continue
         parameter.requires_grad_(sibling.requires_grad)
@@ -292,16 +292,15 @@ def apply_insert(host: nn.Module, insert: Insert, optimizer: torch.optim.Optimiz
                     group["param_names"].append(f"{insert.target}.{name}")
 
 
-def kind(root: nn.Module, name: str) -> tuple[type, str]:
-    """Return what sort of parameter ``name`` is: the type of its layer, and its name there."""
-    path, _, leaf = name.rpartition(".")
-    return type(root.get_submodule(path)), leaf
+def kind(layer: nn.Module, leaf: str) -> tuple[type, str]:
+    """Return what sort of parameter ``leaf`` of ``layer`` is; projecting is of a sort with convolving."""
+    return (nn.Conv2d if isinstance(layer, nn.Linear) else type(layer)), leaf
 
 
 def named_like(host: nn.Module) -> list[tuple[str, tuple[type, str], nn.Parameter]]:
     """Return name, kind and parameter for every parameter of ``host``."""
     return [
-        (f"{path}.{leaf}" if path else leaf, (type(layer), leaf), parameter)
+        (f"{path}.{leaf}" if path else leaf, kind(layer, leaf), parameter)
         for path, layer in host.named_modules()
         for leaf, parameter in layer.named_parameters(recurse=False)
     ]

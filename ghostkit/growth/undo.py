@@ -66,14 +66,14 @@ def undo(
 def standing(history: History) -> list[int]:
     """Return the numbers, from 1, of the events whose edits are still there.
 
-    These are neither taken back nor take another one back; an undo that was undone itself no longer counts.
+    These are neither taken back nor take another one back. (What was taken back is grown again, not undone.)
     """
-    gone: set[int] = set()
-    numbered_events = list(enumerate(history.events, start=1))
-    for number, event in reversed(numbered_events):
-        if event.undoes is not None and number not in gone:
-            gone |= {number, event.undoes}
-    return [number for number, event in numbered_events if event.edits and number not in gone]
+    back = {event.undoes for event in history.events}
+    return [
+        number
+        for number, event in enumerate(history.events, start=1)
+        if event.edits and event.undoes is None and number not in back
+    ]
 
 
 def numbered(history: History, event: int) -> int:
@@ -113,34 +113,47 @@ def inverse_of(history: History, number: int) -> tuple[Edit, ...]:
                 raise GhostkitError(
                     f"undo({number}): event {later}, {edit}, rests on what this one grew; undo that first"
                 )
-    since = [edit for later in history.events[number:] for edit in later.edits]
-    return tuple(renumbered(inverse, since, number) for inverse in event.inverse)
+    return tuple(renumbered(inverse, history, number) for inverse in event.inverse)
 
 
-def renumbered(inverse: Edit, since: Sequence[Edit], number: int) -> Edit:
-    """Return ``inverse`` with the numbers that its branch or maps have after the removals in ``since``.
+def renumbered(inverse: Edit, history: History, number: int) -> Edit:
+    """Return the ``inverse`` of event ``number`` with the numbers that its branch or maps have by now.
 
     Raises:
-        GhostkitError: if one of them removed what this one would.
+        GhostkitError: if a later event removed them, and that was not undone.
     """
-    ours: tuple[int, ...]
-    gone: tuple[int, ...]
-    for edit in since:
-        if type(edit) is not type(inverse) or edit.site != inverse.site:
-            continue
-        if isinstance(inverse, RemoveBranch) and isinstance(edit, RemoveBranch):
-            if edit.kernel_size != inverse.kernel_size:
-                continue
-            ours, gone = (inverse.branch,), (edit.branch,)
-        elif isinstance(inverse, RemoveIntrinsic | NarrowStage) and isinstance(edit, RemoveIntrinsic | NarrowStage):
-            ours, gone = inverse.maps, edit.maps
-        else:
-            continue
-        if set(ours) & set(gone):
-            raise GhostkitError(f"undo({number}): {edit} removed what this event grew; there is nothing left to undo")
-        ours = tuple(place - sum(other < place for other in gone) for place in ours)
-        inverse = replace(inverse, branch=ours[0]) if isinstance(inverse, RemoveBranch) else replace(inverse, maps=ours)
+    if isinstance(inverse, RemoveBranch):
+        return replace(inverse, branch=followed(inverse.branch, inverse, history, number))
+    if isinstance(inverse, RemoveIntrinsic | NarrowStage):
+        return replace(inverse, maps=tuple(followed(place, inverse, history, number) for place in inverse.maps))
     return inverse
+
+
+def followed(place: int, inverse: Edit, history: History, number: int) -> int:
+    """Return the number that a branch or map has by now which had the number ``place`` after event ``number``."""
+    for later, event in enumerate(history.events[number:], start=number + 1):
+        for which, edit in enumerate(event.edits):
+            gone = removed(edit, inverse)
+            if place in gone:
+                back = next((n for n, other in enumerate(history.events, start=1) if other.undoes == later), None)
+                if back is None:
+                    raise GhostkitError(
+                        f"undo({number}): {edit} removed what this event grew; there is nothing left to undo"
+                    )
+                # It came back elsewhere; what would remove it once more says where.
+                again = removed(history.events[back - 1].inverse[which], inverse)
+                return followed(again[gone.index(place)], inverse, history, back)
+            place -= sum(other < place for other in gone)
+    return place
+
+
+def removed(edit: Edit, inverse: Edit) -> tuple[int, ...]:
+    """Return the numbers of the branches or maps that ``edit`` removes of those that ``inverse`` is about."""
+    if type(edit) is not type(inverse) or edit.site != inverse.site:
+        return ()
+    if isinstance(edit, RemoveBranch) and isinstance(inverse, RemoveBranch):
+        return (edit.branch,) if edit.kernel_size == inverse.kernel_size else ()
+    return edit.maps if isinstance(edit, RemoveIntrinsic | NarrowStage) else ()
 
 
 def rests_on(later: Edit, inverse: Edit) -> bool:

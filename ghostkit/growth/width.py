@@ -125,11 +125,9 @@ def _(edit: RemoveBranch, host: nn.Module, known: list[Site], generator: torch.G
             surgery.remove(module, name, instead=nn.Sequential())
         else:
             surgery.remove(module.further_operations, str(edit.kernel_size))
-        if module.ghosts == len(gone):  # with the last ghost maps goes what only they had
-            for layer in list(module.deeper_layers._modules):
-                surgery.remove(module.deeper_layers, layer)
-            if site.links_into:
-                raise GhostkitError(f"{edit}: links add to these last ghost maps; remove {site.links_into[0]!r} first")
+        rests = [*site.links_into, *(f"{site.id}.deeper_layers.{name}" for name in module.deeper_layers._modules)]
+        if module.ghosts == len(gone) and rests:
+            raise GhostkitError(f"{edit}: links or layers rest on these last ghost maps; remove {rests[-1]!r} first")
         change_around(host, site, module, {name: part}, surgery)
         return surgery
     raise GhostkitError(f"{edit}: there is no such branch; {site.id} has {named_branches(module)}")

@@ -243,7 +243,7 @@ def width_choices(model: nn.Module, site: Site, draw: random.Random) -> tuple[li
         *(AddIntrinsic(site.id, 1, init) for init in ("random", "split")),
         *(DeepenBranches(site.id, draw.choice([3, 5])) for _ in range(2 * bool(branches))),
     ]
-    last = sum(branches.values()) == 1 and site.links_into  # ghost maps that are added to stay
+    last = sum(branches.values()) == 1 and (site.links_into or len(module.deeper_layers))  # these rest on ghost maps
     removed: list[Edit] = [
         *(RemoveBranch(site.id, side, draw.randrange(count)) for side, count in branches.items() if not last),
         *(RemoveLayer(site.id, name) for name in module.deeper_layers._modules),

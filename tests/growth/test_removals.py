@@ -245,10 +245,12 @@ def test_of_several_branches_the_one_named_goes(host: Callable) -> None:
     torch.testing.assert_close(model.eval()(images), expected, rtol=1e-10, atol=1e-12)
 
 
-def test_with_the_last_branch_go_the_layers_over_it_and_another_one_can_be_added(host: Callable) -> None:
+def test_the_last_branch_stays_while_layers_stand_over_it_and_after_it_another_one_can_be_added(host: Callable) -> None:
     model, images, _ = host("small")
     grow(model, DeepenBranches("blocks.1.0.ghost1"))
-    grow(model, RemoveBranch("blocks.1.0.ghost1", 3, 0), probe=images)
+    with pytest.raises(GhostkitError, match=r"remove 'blocks\.1\.0\.ghost1\.deeper_layers\.d1' first"):
+        grow(model, RemoveBranch("blocks.1.0.ghost1", 3, 0))
+    grow(model, [RemoveLayer("blocks.1.0.ghost1", "d1"), RemoveBranch("blocks.1.0.ghost1", 3, 0)], probe=images)
     module = model.blocks[1][0].ghost1
     assert (module.branches(), len(module.deeper_layers), module.out_channels) == ({}, 0, module.intrinsic_channels)
     for edit in (AddBranch("blocks.1.0.ghost1", 3), DeepenBranches("blocks.1.0.ghost1")):
@@ -274,7 +276,7 @@ def test_a_module_that_was_narrowed_down_to_one_channel_grows_again(attention: b
         (RemoveBranch("blocks.0.0.ghost1", 5, 1), ["5x5 number 1", "no such branch"]),
         (RemoveBranch("blocks.0.0.ghost1", 5, -1), ["no such branch"]),
         (RemoveBranch("blocks.0.0.ghost1", 4, 0), ["kernel_size=4", "odd"]),
-        (RemoveBranch("blocks.0.1.ghost1", 3, 0), ["links add to these last ghost maps", "blocks.0.1.links.0"]),
+        (RemoveBranch("blocks.0.1.ghost1", 3, 0), ["rest on these last ghost maps", "blocks.0.1.links.0"]),
         (RemoveBranch("blocks.0.0.ghost2", 3, 0), ["stream site"]),
         (RemoveIntrinsic("blocks.0.0.ghost1", ()), ["intrinsic maps between 0 and 3"]),
         (RemoveIntrinsic("blocks.0.0.ghost1", (4,)), ["intrinsic maps between 0 and 3"]),

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ghostkit.errors import GhostkitError
-from ghostkit.growth import AddBlock, AddBranch, AddIntrinsic, grow, widen_in
+from ghostkit.growth import AddBlock, AddBranch, AddIntrinsic, AddLink, grow, widen_in
 from ghostkit.growth.channels import ChannelMap
 from ghostkit.growth.history import history_of
 from ghostkit.growth.surgery import Surgery, transaction
@@ -350,3 +350,18 @@ def test_surgery_refuses_layers_of_another_network_and_maps_of_another_size(host
         surgery.assign(nn.Linear(1, 1), "in_features", 2)
     with pytest.raises(GhostkitError, match=r"conv_stem\.weight has \d+ channels along dimension 0.*expects 99"):
         surgery.remap(model.conv_stem, "weight", 0, ChannelMap.of([0], before=99))
+
+
+def test_a_links_projection_learns_with_its_target_where_the_head_is_frozen_or_convolutional(host: Callable) -> None:
+    model, images, targets = host("rows")
+    model.classifier.requires_grad_(False)
+    optimizer = torch.optim.SGD(
+        [{"params": model.blocks[1].parameters(), "lr": 0.5}, {"params": model.blocks[0].parameters(), "lr": 0.1}]
+    )
+    grow(model, AddLink("blocks.0.0.ghost1", "blocks.0.1.ghost1"), optimizer)
+    weight = model.blocks[0][1].links["0"].projection.weight
+    assert weight.requires_grad
+    assert any(member is weight for member in optimizer.param_groups[1]["params"])
+    F.cross_entropy(model(images), targets).backward()
+    optimizer.step()
+    assert bool(weight.any())

@@ -29,6 +29,7 @@ from ghostkit.growth import (
     grow,
     history_of,
     rebuild,
+    sites,
     undo,
 )
 from ghostkit.growth.undo import inverse_of, standing
@@ -147,7 +148,7 @@ def test_an_event_that_a_later_one_rests_on_is_refused_by_name_until_that_one_is
     assert not differences(before, snapshot(model))
     assert history_of(model).events == events
     undo(model, 2, probe=images)
-    if not isinstance(later, RemoveBranch | RemoveIntrinsic | NarrowStage | RemoveBlock):  # those come back elsewhere
+    if not isinstance(later, RemoveBlock):  # a block comes back under another name
         undo(model, 1, probe=images)
         assert shapes(model) == start
     check_rebuilds(model)
@@ -215,6 +216,46 @@ def test_what_a_later_event_of_the_same_kind_grew_is_still_found_when_the_earlie
     assert shapes(model) == shapes(other) == start
     torch.testing.assert_close(model.eval()(images), other.eval()(images))
     check_rebuilds(model)
+
+
+@pytest.mark.parametrize(
+    ("grown", "removal"),
+    [
+        (AddBranch(A, 5), RemoveBranch(A, 5, 0)),
+        (AddIntrinsic(A, 3), RemoveIntrinsic(A, (1, 4, 6))),
+        (WidenStage(STREAM, 4), NarrowStage(STREAM, (0, 5))),
+    ],
+    ids=str,
+)
+def test_what_was_removed_by_hand_and_came_back_can_still_be_undone(host: Callable, grown: Edit, removal: Edit) -> None:
+    model, images, _ = host("rows")
+    start = shapes(model)
+    grow(model, grown)
+    grow(model, removal)
+    assert [undo(model, probe=images).undoes for _ in range(2)] == [2, 1]
+    assert shapes(model) == start
+    check_rebuilds(model)
+
+
+def test_what_was_removed_by_hand_and_stays_away_has_nothing_left_to_undo(host: Callable) -> None:
+    model, _, _ = host("rows")
+    grow(model, AddIntrinsic(A, 2))
+    grow(model, AddBranch(B, 5))
+    history_of(model).events.append(GrowthEvent((RemoveIntrinsic(A, (5,)),), undoes=2))  # as an older version wrote it
+    with pytest.raises(GhostkitError, match=r"undo\(1\): RemoveIntrinsic.*removed what this event grew"):
+        undo(model, 1)
+
+
+def test_a_plain_branch_under_a_layer_is_undone_after_that_layer(host: Callable) -> None:
+    model, images, _ = host("plain seedling")
+    site = sites(model)[0].id
+    start = shapes(model)
+    grow(model, AddBranch(site, 3))
+    grow(model, DeepenBranches(site))
+    with pytest.raises(GhostkitError, match=rf"remove '{site}.deeper_layers.d1' first"):
+        undo(model, 1)
+    assert [undo(model, probe=images).undoes for _ in range(2)] == [2, 1]
+    assert shapes(model) == start
 
 
 def test_a_block_that_was_added_behind_an_undone_one_stays_where_it_is(host: Callable) -> None:
