@@ -1,6 +1,7 @@
 """How a network grows: where (sites), what (edits), how much it would bring (candidates), and doing it (surgery)."""
 
 from ghostkit.growth import depth, width  # noqa: F401  (what each edit does is registered there)
+from ghostkit.growth.blocks import identity_like
 from ghostkit.growth.edits import (
     AddBlock,
     AddBranch,
@@ -18,7 +19,7 @@ from ghostkit.growth.edits import (
 )
 from ghostkit.growth.grow import grow, rebuild
 from ghostkit.growth.history import GrowthEvent, History, history_of
-from ghostkit.growth.layers import identity_like, widen_in, widen_out
+from ghostkit.growth.layers import widen_in, widen_out
 from ghostkit.growth.sites import Site, sites
 from ghostkit.growth.undo import undo
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from ghostkit.errors import GhostkitError
 from ghostkit.growth import sites as growth_sites
+from ghostkit.growth.blocks import hidden_channels, identity_like, is_residual, is_strided
 from ghostkit.growth.edits import (
     AddBlock,
     AddLink,
@@ -25,12 +26,11 @@ from ghostkit.growth.edits import (
     found_tensor,
     take_down,
 )
-from ghostkit.growth.layers import identity_like, is_residual
 from ghostkit.growth.sites import Site
 from ghostkit.growth.surgery import Surgery
 from ghostkit.growth.width import drawing_from, width_site
-from ghostkit.nn.ghost import CheapLayer, GhostBottleneck, GhostModule
-from ghostkit.nn.links import CrossLayerLink, Stage
+from ghostkit.nn.ghost import CheapLayer, GhostModule
+from ghostkit.nn.links import CrossLayerLink, Stage, first_ghost, linkable
 
 __all__ = ["link_places"]
 
@@ -66,6 +66,8 @@ def _(edit: AddBlock, host: nn.Module, known: list[Site], generator: torch.Gener
     before = row.get_submodule(edit.after)
     with drawing_from(generator):
         block, wakes_from = identity_like(before, edit.hidden)
+    if isinstance(row, Stage):
+        linkable(block)
     if edit.init == "clone":
         clone_into(block, before)
     if edit.tensors is not None:
@@ -108,8 +110,7 @@ def _(edit: RemoveBlock, host: nn.Module, known: list[Site], generator: torch.Ge
     for name, other in host.get_submodule(site.id).named_children():
         if edit.block in getattr(other, "links", ()):
             raise GhostkitError(f"{edit}: block {name!r} is linked to this one; remove that link first")
-    hidden = block.ghost1.out_channels if isinstance(block, GhostBottleneck) else None
-    inverse = AddBlock(site.id, site.blocks[place - 1], hidden)
+    inverse = AddBlock(site.id, site.blocks[place - 1], hidden_channels(block))
     surgery = Surgery(host, generator, inverse=inverse)
     surgery.remove(host.get_submodule(site.id), edit.block)
     return surgery
@@ -168,10 +169,12 @@ def link_places(host: nn.Module, known: list[Site]) -> list[tuple[str, str]]:
 
 def stage_of(site: Site, host: nn.Module) -> tuple[str, str] | None:
     """Return the path of the stage and the name of the block that a width site is the first ghost module of."""
-    block, _, part = site.id.rpartition(".")
-    row, _, name = block.rpartition(".")
-    if site.axis == "width" and part == "ghost1" and row and isinstance(host.get_submodule(row), Stage):
-        return row, name
+    parts = site.id.split(".")
+    for length in range(1, len(parts) - 1):
+        row, name, rest = ".".join(parts[:length]), parts[length], ".".join(parts[length + 1 :])
+        if site.axis == "width" and isinstance(host.get_submodule(row), Stage):
+            block = host.get_submodule(f"{row}.{name}")
+            return (row, name) if hasattr(block, "links") and first_ghost(block) == rest else None
     return None
 
 
@@ -184,12 +187,14 @@ def link_refusal(source: Site, target: Site, host: nn.Module) -> str | None:
     names = list(host.get_submodule(row)._modules)
     if row != other or names.index(reads) >= names.index(writes):
         return "a link leads from an earlier block to a later one of the same stage"
-    module, block = host.get_submodule(target.id), host.get_submodule(f"{row}.{writes}")
-    assert isinstance(module, GhostModule)
-    assert isinstance(block, GhostBottleneck)
+    between = names[names.index(reads) + 1 : names.index(writes) + 1]
+    if any(is_strided(host.get_submodule(f"{row}.{name}")) for name in between):
+        return "a stage ends where the resolution changes, and links stay in their stage"
+    module = cast(GhostModule, host.get_submodule(target.id))
     if module.out_channels <= module.intrinsic_channels:
         return "the target has no ghost maps to add to"
-    return "there is one already" if reads in block.links else None
+    links = cast(nn.ModuleDict, host.get_submodule(f"{row}.{writes}.links"))
+    return "there is one already" if reads in links else None
 
 
 @take_down.register
@@ -204,8 +209,8 @@ def _(edit: AddLink, host: nn.Module, known: list[Site], generator: torch.Genera
     with drawing_from(generator):  # PyTorch draws what is set to zero right after
         link = CrossLayerLink(reads.intrinsic_channels, writes.out_channels - writes.intrinsic_channels)
     surgery = Surgery(host, generator, inverse=RemoveLink(edit.source, edit.target))
-    block, name = edit.target.rpartition(".")[0], edit.source.split(".")[-2]
-    surgery.insert(host.get_submodule(f"{block}.links"), name, link, input_of=reads)
+    (_, name), block = cast(tuple[str, str], stage_of(source, host)), cast(tuple[str, str], stage_of(target, host))
+    surgery.insert(host.get_submodule(f"{'.'.join(block)}.links"), name, link, input_of=reads)
     return surgery
 
 

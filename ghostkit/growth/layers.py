@@ -2,8 +2,7 @@
 
 :func:`widen_out` makes a layer's *output* channels follow a :class:`~ghostkit.growth.channels.ChannelMap`;
 :func:`widen_in` its *input* channels. Neither touches the layer: they write what is to be done into a
-:class:`~ghostkit.growth.surgery.Surgery`, which applies it later, whole or not at all. :func:`identity_like` makes a
-block that computes nothing yet.
+:class:`~ghostkit.growth.surgery.Surgery`, which applies it later, whole or not at all.
 
 For a layer of your own, register what it needs::
 
@@ -16,24 +15,22 @@ For a layer of your own, register what it needs::
 from __future__ import annotations
 
 from functools import singledispatch
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchvision.ops import SqueezeExcitation
 
 from ghostkit.errors import GhostkitError
 from ghostkit.growth.channels import ChannelMap
 from ghostkit.growth.surgery import Surgery
-from ghostkit.nn.ghost import GhostBottleneck, GhostModule, SqueezeExcite
+from ghostkit.nn.ghost import GhostModule, SqueezeExcite
 from ghostkit.nn.links import CrossLayerLink
 
 __all__ = [
-    "identity_like",
-    "is_block",
     "is_channelwise",
     "is_consumer",
     "is_producer",
-    "is_residual",
     "widen_in",
     "widen_out",
 ]
@@ -62,6 +59,11 @@ def is_depthwise(layer: nn.Module) -> bool:
     return isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels == layer.out_channels > 1
 
 
+def is_weightless(layer: nn.Module) -> bool:
+    """Return whether ``layer`` has nothing to widen, and so may be called in several places."""
+    return isinstance(layer, CHANNELWISE_LAYERS)
+
+
 def is_channelwise(layer: nn.Module) -> bool:
     """Return whether every output channel of ``layer`` is made from the input channel of the same number.
 
@@ -85,11 +87,6 @@ def is_producer(layer: nn.Module) -> bool:
     if isinstance(layer, nn.Conv2d):
         return layer.groups == 1
     return isinstance(layer, GhostModule) or (knows(widen_out, layer) and knows(widen_in, layer))
-
-
-def is_block(layer: nn.Module) -> bool:
-    """Return whether :func:`identity_like` has a rule for ``layer``."""
-    return knows(identity_like, layer)
 
 
 def has_rule(layer: nn.Module) -> bool:
@@ -181,6 +178,12 @@ def _(layer: SqueezeExcite, channels: ChannelMap, surgery: Surgery, rows: Tensor
 
 
 @widen_out.register
+def _(layer: SqueezeExcitation, channels: ChannelMap, surgery: Surgery, rows: Tensor | None = None) -> None:
+    widen_in(layer.fc1, channels, surgery)
+    widen_out(layer.fc2, channels, surgery)
+
+
+@widen_out.register
 def _(layer: CrossLayerLink, channels: ChannelMap, surgery: Surgery, rows: Tensor | None = None) -> None:
     surgery.assign(layer.projection, "out_features", channels.size)
     surgery.remap(layer.projection, "weight", 0, channels)
@@ -228,52 +231,3 @@ def _(layer: GhostModule, channels: ChannelMap, surgery: Surgery) -> None:
 @widen_in.register
 def _(layer: CrossLayerLink, channels: ChannelMap, surgery: Surgery) -> None:
     widen_in(layer.projection, channels, surgery)
-
-
-@singledispatch
-def is_residual(block: nn.Module) -> bool:
-    """Return whether ``block`` adds to its input, so that the network still fits together without it."""
-    return False
-
-
-@is_residual.register
-def _(block: GhostBottleneck) -> bool:
-    return not len(block.shortcut)
-
-
-@singledispatch
-def identity_like(block: nn.Module, hidden: int | None = None) -> tuple[nn.Module, tuple[str, str]]:
-    """Return a new block to stand behind ``block`` that passes its input on, and the two layers that it wakes from.
-
-    Args:
-        block: a residual block; the new one reads and writes ``block``'s output channels at stride 1.
-        hidden: channels in the new block's middle; as many as ``block`` has when None.
-
-    Returns:
-        The block, and the paths in it of its last convolution and of the BN behind that, whose gamma is zero.
-
-    Raises:
-        GhostkitError: if there is no rule for this kind of block.
-    """
-    raise GhostkitError(f"no rule makes a block like {type(block).__name__}; register one with identity_like.register")
-
-
-@identity_like.register
-def _(block: GhostBottleneck, hidden: int | None = None) -> tuple[nn.Module, tuple[str, str]]:
-    channels = block.ghost2.out_channels
-    new = GhostBottleneck(
-        channels,
-        hidden or block.ghost1.out_channels,
-        channels,
-        block.kernel_size,
-        stride=1,
-        squeeze_excite=block.squeeze_excite,
-        ratio=block.ratio,
-        cheap_kernel=block.ghost1.cheap_kernel,
-        attention=block.ghost1.attention,
-    )
-    # Both BNs of the linear ghost module start at gamma = beta = 0; the block wakes from the intrinsic one. (Starting
-    # only the ghost maps' BN at gamma = 1 would multiply gradients by 1 / sqrt(eps): it would divide by no variance.)
-    for bn in (new.ghost2.primary_conv[1], *(operation.bn for _, operation in new.ghost2.operations())):
-        nn.init.zeros_(cast(Tensor, bn.weight))
-    return new, ("ghost2.primary_conv.0", "ghost2.primary_conv.1")

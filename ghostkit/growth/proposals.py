@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ghostkit.errors import GhostkitError, ProbeError
+from ghostkit.growth.blocks import hidden_channels, is_residual
 from ghostkit.growth.depth import link_places
 from ghostkit.growth.edits import (
     WIDTH_INITS,
@@ -32,7 +33,7 @@ from ghostkit.growth.kernels import best_branch, best_intrinsic, best_layer, sea
 from ghostkit.growth.layers import default_rows, reader
 from ghostkit.growth.sites import Site
 from ghostkit.growth.width import ALPHA, stream_at
-from ghostkit.nn.ghost import GhostBottleneck, GhostModule
+from ghostkit.nn.ghost import GhostModule
 
 __all__ = ["Proposal", "Seen", "backward", "observe", "propose"]
 
@@ -148,7 +149,8 @@ def propose(
     for site in known:
         if site.axis == "depth" and "block" in kinds:
             for init in block_inits:
-                yield block_proposal(model, known, site, init, generator)
+                for after in ends_of(model, site):
+                    yield block_proposal(model, known, site, after, init, generator)
         if site.axis == "width":
             for init in width_inits:
                 yield from module_proposals(model, known, site, seen[site.id], kinds, kernel_sizes, init, generator)
@@ -167,13 +169,21 @@ def alike(edit: Growth, macs: float = 0.0) -> Proposal:
     return Proposal(edit, edit, macs)
 
 
-def block_proposal(model: nn.Module, known: list[Site], site: Site, init: str, generator: torch.Generator) -> Proposal:
-    """Return the proposal of one more block at the end of a row."""
-    plain = AddBlock(site.id, site.blocks[-1], init=init)
+def ends_of(model: nn.Module, site: Site) -> list[str]:
+    """Return the blocks of a row that are the last ones before the channels or the resolution change."""
+    changed = [name for name in site.blocks if not is_residual(model.get_submodule(f"{site.id}.{name}"))]
+    following = dict(zip(site.blocks, site.blocks[1:], strict=False))
+    return [name for name in site.blocks if following.get(name) in (None, *changed)]
+
+
+def block_proposal(
+    model: nn.Module, known: list[Site], site: Site, after: str, init: str, generator: torch.Generator
+) -> Proposal:
+    """Return the proposal of one more block in a row."""
+    plain = AddBlock(site.id, after, init=init)
     block = take_down(plain, model, known, generator).inserts[0].module
     # The hidden width is written down: an edit beside it may widen the block that it is like.
-    hidden = block.ghost1.out_channels if isinstance(block, GhostBottleneck) else None
-    return alike(replace(plain, hidden=hidden, tensors=block.state_dict()))
+    return alike(replace(plain, hidden=hidden_channels(block), tensors=block.state_dict()))
 
 
 def layer_proposal(

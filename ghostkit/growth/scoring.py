@@ -224,7 +224,8 @@ def parts_of(born: ZeroBorn, layers: dict[str, nn.Module], probe: Probe) -> dict
             features = x[:, owners == number]
             add(number, Part(layers[path], features[:, alive(features)], delta, there, weight))
     for number, (path, bn, stream) in born.projections.items():
-        add(number, Part(layers[path], probe.inputs[path], probe.gradients[bn], probe.outputs[stream]))
+        own = probe.gradients[bn][:, : len(cast(Tensor, layers[path].weight))]  # a bare module's BN has its ghosts, too
+        add(number, Part(layers[path], probe.inputs[path], own, probe.outputs[stream]))
     for number, path in born.layers.items():
         delta = probe.gradients[path]
         felt = alive(delta)  # ghosts of what is attached beside it are felt by nobody

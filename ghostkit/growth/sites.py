@@ -26,6 +26,7 @@ from torch import fx, nn
 from ghostkit.costs import evaluating
 from ghostkit.errors import GhostkitError
 from ghostkit.growth import layers
+from ghostkit.growth.blocks import is_block
 from ghostkit.nn.ghost import GhostModule, SqueezeExcite
 from ghostkit.nn.links import CrossLayerLink
 
@@ -178,7 +179,8 @@ def channel_sites(host: nn.Module, graph: fx.Graph) -> Iterator[Site]:
     groups = [group for group in gathered(graph, modules) if group.producers and group.consumers]
     for group in sorted(groups, key=lambda group: min(order[path] for path in group.producers)):
         parts = [*group.producers, *group.through, *group.consumers]
-        if group.escapes or any(count[path] != 1 for path in parts):
+        shared = [path for path in parts if count[path] != 1 and not layers.is_weightless(modules[path])]
+        if group.escapes or shared:
             continue
         producers = sorted(group.producers, key=order.__getitem__)
         alone = len(producers) == 1 and isinstance(modules[producers[0]], GhostModule)
@@ -186,7 +188,7 @@ def channel_sites(host: nn.Module, graph: fx.Graph) -> Iterator[Site]:
             producers[0],
             "width" if alone else "stream",
             tuple(producers),
-            tuple(sorted(group.through, key=order.__getitem__)),
+            tuple(sorted(dict.fromkeys(group.through), key=order.__getitem__)),
             tuple(sorted(group.consumers, key=order.__getitem__)),
             tuple(group.links_from),
             tuple(group.links_into),
@@ -240,5 +242,7 @@ def gathered(graph: fx.Graph, modules: dict[str, nn.Module]) -> list[Channels]:
 def depth_sites(host: nn.Module) -> Iterator[Site]:
     """Yield the rows of blocks that can take one more block."""
     for path, module in host.named_modules():
-        if isinstance(module, nn.Sequential) and len(module) and all(layers.is_block(block) for block in module):
-            yield Site(path, "depth", blocks=tuple(name for name, _ in module.named_children()))
+        if isinstance(module, nn.Sequential):
+            names = tuple(name for name, child in module.named_children() if is_block(child))
+            if names:
+                yield Site(path, "depth", blocks=names)

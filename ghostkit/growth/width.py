@@ -99,7 +99,7 @@ def _(edit: AddBranch, host: nn.Module, known: list[Site], generator: torch.Gene
         raise GhostkitError(f"{edit}: there is no {side}x{side} branch to split; use init='random' or 'svd'")
     if not parts:
         with drawing_from(generator):
-            operation = CheapOperation(intrinsic, 1, side, module.activation)
+            operation = module.operation(1, side)
         if rows is not None:
             operation.conv.weight.data = rows.to(operation.conv.weight.dtype)
         surgery.insert(module.further_operations, str(side), operation, input_of=module.primary_conv)
@@ -207,6 +207,8 @@ def change_operation(
         rows = default_rows(conv.weight, int(channels.fresh.sum()), surgery.generator)
     fresh = rows if bool(channels.fresh.any()) else 0.0
     surgery.remap(conv, "weight", 0, channels, fresh)
+    if conv.bias is not None:
+        surgery.remap(conv, "bias", 0, channels, 0.0)
     for name, value in (("in_channels", groups), ("groups", groups), ("out_channels", channels.size)):
         surgery.assign(conv, name, value)
     widen_out(bn, channels, surgery)

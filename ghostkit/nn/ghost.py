@@ -40,6 +40,16 @@ def make_divisible(channels: float, divisor: int = 4) -> int:
     return rounded + divisor if rounded < 0.9 * channels else rounded
 
 
+def behind(channels: int, activation: Activation, bare: bool) -> tuple[nn.Module, nn.Module]:
+    """Return the BN and the activation that stand behind a convolution, or what keeps their places in a bare module."""
+    if bare:
+        return nn.Identity(), nn.Identity()
+    active = activation()
+    if hasattr(active, "inplace"):
+        active.inplace = True  # type: ignore[assignment]
+    return nn.BatchNorm2d(channels), active
+
+
 class CheapOperation(nn.Sequential):
     """The grouped convolution, BN and activation that make ghost maps, ``branches`` of every intrinsic map.
 
@@ -48,15 +58,22 @@ class CheapOperation(nn.Sequential):
         branches: ghost maps of each; channel ``i * branches + b`` is branch ``b`` of map ``i``.
         kernel_size: side of the kernels, odd, in pixels.
         activation: class of the activation.
+        bare: leave BN and activation to what follows the module.
+        bias: whether a bare convolution has a bias.
     """
 
-    def __init__(self, intrinsic: int, branches: int, kernel_size: int, activation: Activation) -> None:
+    def __init__(
+        self,
+        intrinsic: int,
+        branches: int,
+        kernel_size: int,
+        activation: Activation,
+        bare: bool = False,
+        bias: bool = False,
+    ) -> None:
         ghosts, padding = intrinsic * branches, kernel_size // 2
-        super().__init__(
-            nn.Conv2d(intrinsic, ghosts, kernel_size, padding=padding, groups=intrinsic, bias=False),
-            nn.BatchNorm2d(ghosts),
-            activation(inplace=True),
-        )
+        conv = nn.Conv2d(intrinsic, ghosts, kernel_size, padding=padding, groups=intrinsic, bias=bias)
+        super().__init__(conv, *behind(ghosts, activation, bare))
 
     @property
     def conv(self) -> nn.Conv2d:
@@ -114,6 +131,8 @@ class GhostModule(nn.Module):
         stride: stride of the primary convolution.
         activation: class of the activation; ``nn.Identity`` for the linear module of a bottleneck.
         attention: gate the output by GhostNetV2's decoupled fully connected attention.
+        bare: convolutions alone, for a host whose own BN and activation follow the module.
+        bias: whether the convolutions of a bare module have a bias.
 
     Raises:
         GhostkitError: if a count is below one or a kernel is even.
@@ -129,6 +148,8 @@ class GhostModule(nn.Module):
         stride: int = 1,
         activation: Activation = nn.ReLU,
         attention: bool = False,
+        bare: bool = False,
+        bias: bool = False,
     ) -> None:
         super().__init__()
         if min(in_channels, out_channels, ratio, stride) < 1 or kernel_size % 2 == 0 or cheap_kernel % 2 == 0:
@@ -138,17 +159,16 @@ class GhostModule(nn.Module):
                 "kernels odd"
             )
         self.out_channels = out_channels
+        self.ratio = ratio  # what it was made with; growth may have added branches since
         self.cheap_kernel = cheap_kernel
         self.activation = activation
+        self.bare = bare
         intrinsic = math.ceil(out_channels / ratio)
         self.primary_conv = nn.Sequential(
-            nn.Conv2d(in_channels, intrinsic, kernel_size, stride, kernel_size // 2, bias=False),
-            nn.BatchNorm2d(intrinsic),
-            activation(inplace=True),
+            nn.Conv2d(in_channels, intrinsic, kernel_size, stride, kernel_size // 2, bias=bias),
+            *behind(intrinsic, activation, bare),
         )
-        self.cheap_operation = (
-            CheapOperation(intrinsic, ratio - 1, cheap_kernel, activation) if ratio > 1 else nn.Sequential()
-        )
+        self.cheap_operation = self.operation(ratio - 1, cheap_kernel) if ratio > 1 else nn.Sequential()
         self.further_operations = nn.ModuleDict()  # branches of other kernel sizes, which only growth adds
         self.deeper_layers = nn.Sequential()  # layers over all ghost maps, which only growth adds
         if attention:
@@ -180,6 +200,11 @@ class GhostModule(nn.Module):
     def attention(self) -> bool:
         """Whether the output is gated by decoupled fully connected attention (GhostNetV2)."""
         return hasattr(self, "short_conv")
+
+    def operation(self, branches: int, kernel_size: int) -> CheapOperation:
+        """Return a new cheap operation over the intrinsic maps, alike in what stands behind its convolution."""
+        bias = self.primary.bias is not None
+        return CheapOperation(self.intrinsic_channels, branches, kernel_size, self.activation, self.bare, bias)
 
     def operations(self) -> Iterator[tuple[str, CheapOperation]]:
         """Yield the cheap operations with their paths inside the module, in the order of their output channels."""
@@ -311,20 +336,9 @@ class GhostBottleneck(nn.Module):
                 nn.BatchNorm2d(out_channels),
             )
 
-    def forward(self, x: Tensor, earlier: dict[str, Tensor] | None = None, name: str = "") -> Tensor:
-        """Map (B, in_channels, H, W) to (B, out_channels, H / stride, W / stride).
-
-        Args:
-            x: the images' features.
-            earlier: output of the first ghost module of each earlier block of the stage, by the block's name, to which
-                this one's is added; needed where the block has links.
-            name: the block's name in its stage.
-        """
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, in_channels, H, W) to (B, out_channels, H / stride, W / stride)."""
         hidden = self.ghost1(x)
-        if earlier is not None:
-            for source, link in self.links.items():
-                hidden = link(earlier[source], hidden)
-            earlier[name] = hidden
         if self.conv_dw is not None and self.bn_dw is not None:
             hidden = self.bn_dw(self.conv_dw(hidden))
         if self.se is not None:

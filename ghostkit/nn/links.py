@@ -3,14 +3,25 @@
 A link pools the intrinsic maps of an earlier ghost module and adds a linear projection of them, channel by channel, to
 the ghost maps of a later one. It costs O(C^2) parameters and nothing per pixel. A :class:`Stage` is the row of blocks
 that hands the earlier modules' outputs on; without links it is an ordinary ``nn.Sequential``, and as fast.
+
+Blocks know nothing of links. A block's forward is traced by ``torch.fx`` once, and gets one line more: behind its first
+ghost module stands a call that takes the module's output and gives it back with what the links add. So any block can be
+linked, ours, torchvision's or the user's.
 """
 
 from __future__ import annotations
 
-import torch.nn.functional as F
-from torch import Tensor, nn
+from collections.abc import Callable
+from typing import Any
 
-__all__ = ["CrossLayerLink", "Stage"]
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from ghostkit.nn.ghost import GhostModule
+
+__all__ = ["CrossLayerLink", "Stage", "first_ghost", "linkable", "unlink"]
+
+Change = Callable[[Tensor], Tensor]
 
 
 class CrossLayerLink(nn.Module):
@@ -34,13 +45,88 @@ class CrossLayerLink(nn.Module):
 
 
 class Stage(nn.Sequential):
-    """A row of ghost bottlenecks in which later blocks may be linked to earlier ones."""
+    """A row of blocks in which later ones may be linked to earlier ones, from first ghost module to first ghost module.
+
+    The links into a block are its part ``links``: name of an earlier block -> link.
+    """
+
+    def __init__(self, *blocks: Any) -> None:
+        super().__init__(*blocks)
+        for block in self:
+            linkable(block)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) through the blocks in order."""
-        if not any(len(block.links) for block in self):  # type: ignore[arg-type]
+        if not any(len(getattr(block, "links", ())) for block in self):
             return super().forward(x)
         earlier: dict[str, Tensor] = {}
+
+        def handing_on(name: str, links: Any) -> Change:
+            def hand_on(hidden: Tensor) -> Tensor:
+                for source, link in links.items():
+                    hidden = link(earlier[source], hidden)
+                earlier[name] = hidden
+                return hidden
+
+            return hand_on
+
         for name, block in self.named_children():
-            x = block(x, earlier, name)
+            if hasattr(block, "links"):
+                x = changing_forward(block)(block, handing_on(name, block.links), x)
+            else:
+                x = block(x)
         return x
+
+
+def linkable(block: nn.Module) -> nn.Module:
+    """Return ``block`` with a place for links, if it has a ghost module that they could add to.
+
+    A block that is a mere sequence has no place for them: it would call them.
+    """
+    if first_ghost(block) is not None and not isinstance(block, nn.Sequential) and not hasattr(block, "links"):
+        block.links = nn.ModuleDict()
+    return block
+
+
+def unlink(block: nn.Module) -> None:
+    """Take from ``block``, a copy of another one that is to become something else, what it has of links."""
+    block.__dict__.pop("changing_forward", None)
+    if hasattr(block, "links"):
+        block.links = nn.ModuleDict()
+
+
+def first_ghost(block: nn.Module) -> str | None:
+    """Return the path of a block's first ghost module, if it has any."""
+    return next((path for path, layer in block.named_modules() if path and isinstance(layer, GhostModule)), None)
+
+
+def changing_forward(block: nn.Module) -> Callable[[nn.Module, Change, Tensor], Tensor]:
+    """Return the forward of ``block`` that calls a function behind its first ghost module: ``(block, function, x)``."""
+    known = block.__dict__.get("changing_forward")
+    if known is None:
+        path = str(first_ghost(block))
+        graph = _BlockTracer(path).trace(block)
+        hidden = next(node for node in graph.nodes if node.op == "call_module" and node.target == path)
+        with graph.inserting_before(next(iter(graph.nodes))):
+            function = graph.placeholder("function")
+        with graph.inserting_after(hidden):
+            changed = graph.call_function(_changed, (function, hidden))
+        hidden.replace_all_uses_with(changed, delete_user_cb=lambda user: user is not changed)
+        known = block.__dict__["changing_forward"] = type(fx.GraphModule(block, graph)).forward
+    return known
+
+
+def _changed(function: Change, hidden: Tensor) -> Tensor:
+    return function(hidden)
+
+
+class _BlockTracer(fx.Tracer):
+    """Looks into nothing but what surrounds one ghost module: all else of a block may do as it likes."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self.path = path
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Return whether ``m`` is not looked into."""
+        return not self.path.startswith(f"{module_qualified_name}.")

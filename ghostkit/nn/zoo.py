@@ -18,8 +18,25 @@ from torch import Tensor, nn
 
 from ghostkit.errors import GhostkitError
 from ghostkit.nn.ghostnet import SEEDLING_STAGES, GhostNet
+from ghostkit.nn.hybrids import ghost_mobilenet_v2, ghost_mobilenet_v3, ghost_resnet
 
 __all__ = ["build", "names", "read_weights"]
+
+# MobileNetV3's table 1 and 2: input channels, kernel, hidden and output channels, SE, activation, stride.
+MOBILENET_V3_LARGE = (
+    *((16, 3, 16, 16, False, "RE", 1), (16, 3, 64, 24, False, "RE", 2), (24, 3, 72, 24, False, "RE", 1)),
+    *((24, 5, 72, 40, True, "RE", 2), (40, 5, 120, 40, True, "RE", 1), (40, 5, 120, 40, True, "RE", 1)),
+    *((40, 3, 240, 80, False, "HS", 2), (80, 3, 200, 80, False, "HS", 1), (80, 3, 184, 80, False, "HS", 1)),
+    *((80, 3, 184, 80, False, "HS", 1), (80, 3, 480, 112, True, "HS", 1), (112, 3, 672, 112, True, "HS", 1)),
+    *((112, 5, 672, 160, True, "HS", 2), (160, 5, 960, 160, True, "HS", 1), (160, 5, 960, 160, True, "HS", 1)),
+)
+MOBILENET_V3_SMALL = (
+    *((16, 3, 16, 16, True, "RE", 2), (16, 3, 72, 24, False, "RE", 2), (24, 3, 88, 24, False, "RE", 1)),
+    *((24, 5, 96, 40, True, "HS", 2), (40, 5, 240, 40, True, "HS", 1), (40, 5, 240, 40, True, "HS", 1)),
+    *((40, 5, 120, 48, True, "HS", 1), (48, 5, 144, 48, True, "HS", 1), (48, 5, 288, 96, True, "HS", 2)),
+    *((96, 5, 576, 96, True, "HS", 1), (96, 5, 576, 96, True, "HS", 1)),
+)
+CIFAR = {"block": "basic", "width": 16, "small_images": True}
 
 # name -> (class, the numbers of the variant)
 VARIANTS: dict[str, tuple[Callable[..., nn.Module], dict[str, Any]]] = {
@@ -29,6 +46,16 @@ VARIANTS: dict[str, tuple[Callable[..., nn.Module], dict[str, Any]]] = {
     "ghostnetv2_100": (GhostNet, {"width": 1.0, "version": 2}),
     "ghostnetv2_130": (GhostNet, {"width": 1.3, "version": 2}),
     "ghostnetv2_160": (GhostNet, {"width": 1.6, "version": 2}),
+    "ghost_resnet18": (ghost_resnet, {"block": "basic", "layers": (2, 2, 2, 2)}),
+    "ghost_resnet34": (ghost_resnet, {"block": "basic", "layers": (3, 4, 6, 3)}),
+    "ghost_resnet50": (ghost_resnet, {"block": "bottleneck", "layers": (3, 4, 6, 3)}),
+    "ghost_resnet101": (ghost_resnet, {"block": "bottleneck", "layers": (3, 4, 23, 3)}),
+    "ghost_resnet152": (ghost_resnet, {"block": "bottleneck", "layers": (3, 8, 36, 3)}),
+    "ghost_resnet20": (ghost_resnet, {**CIFAR, "layers": (3, 3, 3)}),
+    "ghost_resnet56": (ghost_resnet, {**CIFAR, "layers": (9, 9, 9)}),
+    "ghost_mobilenet_v2": (ghost_mobilenet_v2, {}),
+    "ghost_mobilenet_v3_large": (ghost_mobilenet_v3, {"rows": MOBILENET_V3_LARGE, "last_channels": 1280}),
+    "ghost_mobilenet_v3_small": (ghost_mobilenet_v3, {"rows": MOBILENET_V3_SMALL, "last_channels": 1024}),
     "seedling": (
         GhostNet,
         {

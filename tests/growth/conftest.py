@@ -31,10 +31,13 @@ from ghostkit.growth import (
     grow,
     sites,
 )
+from ghostkit.growth.blocks import asleep, identity_like, is_residual, remade
 from ghostkit.growth.depth import link_places
 from ghostkit.growth.width import stream_at
 from ghostkit.nn import GhostBottleneck, GhostModule, GhostNet, build
+from ghostkit.nn.ghostify import ghosted
 from ghostkit.nn.ghostnet import Row
+from ghostkit.nn.links import first_ghost
 
 CLASSES = 5
 FIRST_LABEL = 1000.0  # above every number that growth puts into fresh entries
@@ -58,6 +61,49 @@ class Odd(nn.Module):
         x = F.relu(self.norm(self.first(x)))
         x = self.deep(self.left(x) + self.right(x))
         return self.head(torch.flatten(self.pool(self.last(x)), 1))
+
+
+class Squeezed(nn.Module):
+    """A user's own residual block, with an attribute called twice, a bias, a dilated 5x3 kernel and a SiLU."""
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.narrow = nn.Conv2d(channels, hidden, (5, 3), padding=(4, 1), dilation=(2, 1))
+        self.norm = nn.BatchNorm2d(hidden)
+        self.act = nn.SiLU()
+        self.widen = nn.Conv2d(hidden, channels, 1)
+        self.last_norm = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.last_norm(self.widen(self.act(self.norm(self.narrow(self.act(x))))))
+
+
+@identity_like.register
+def _(block: Squeezed, hidden: int | None = None) -> tuple[nn.Module, tuple[str, str]]:
+    return asleep(remade(copy.deepcopy(block), block.last_norm.num_features, hidden))
+
+
+@is_residual.register
+def _(block: Squeezed) -> bool:
+    return True
+
+
+class Own(nn.Module):
+    """A user's own network, to be ghosted: two branches, concatenated, a row of own blocks, a mean for a pool."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, stride=2, padding=1)
+        self.left = nn.Sequential(nn.Conv2d(8, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6), nn.ReLU())
+        self.right = nn.Sequential(nn.Conv2d(8, 4, 1), nn.BatchNorm2d(4), nn.GELU(), nn.Conv2d(4, 4, 3, padding=1))
+        self.row = nn.Sequential(Squeezed(10, 6), Squeezed(10, 5))
+        self.neck = nn.Sequential(nn.Conv2d(10, 9, 1, bias=False), nn.BatchNorm2d(9), nn.ReLU())
+        self.head = nn.Linear(9, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.stem(x))
+        x = self.neck(self.row(torch.cat([self.left(x), self.right(x)], 1)))
+        return self.head(x.mean((2, 3)))
 
 
 STAGES = ((Row(3, 8, 8, 0, 2),), (Row(3, 16, 12, 0, 2),), (Row(3, 24, 16, 0, 1),))
@@ -103,6 +149,15 @@ HOSTS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {  # images 
     "grown": (grown, (16, 1, 12, 12)),
     "ghostnet_100": (lambda: narrow("ghostnet_100"), (16, 3, 33, 33)),
     "ghostnetv2_100": (lambda: narrow("ghostnetv2_100"), (16, 3, 33, 33)),
+    "ghost_resnet18": (lambda: build("ghost_resnet18", CLASSES, width=8), (16, 3, 33, 33)),
+    "ghost_resnet50": (lambda: build("ghost_resnet50", CLASSES, width=4), (16, 3, 33, 33)),
+    "ghost_resnet20": (lambda: build("ghost_resnet20", CLASSES), (16, 3, 8, 8)),
+    "ghost_mobilenet_v2": (lambda: build("ghost_mobilenet_v2", CLASSES, width=0.2, stem_stride=1), (16, 3, 33, 33)),
+    "ghost_mobilenet_v3_large": (
+        lambda: build("ghost_mobilenet_v3_large", CLASSES, width=0.2, stem_stride=1),
+        (16, 3, 33, 33),
+    ),
+    "own": (lambda: ghosted(Own(), keep=["row.1.widen"]), (16, 3, 12, 12)),
 }
 
 OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]] = {
@@ -266,8 +321,8 @@ def stream_choices(
 
 def depth_choices(model: nn.Module, site: Site, draw: random.Random) -> tuple[list[Edit], list[Edit]]:
     row = model.get_submodule(site.id)
-    sources = {source for block in row for source in block.links}
-    free = [name for name in site.blocks[1:] if name not in sources and not len(row.get_submodule(name).shortcut)]
+    sources = {source for block in row for source in getattr(block, "links", ())}
+    free = [name for name in site.blocks[1:] if name not in sources and is_residual(row.get_submodule(name))]
     added: list[Edit] = [
         AddBlock(site.id, draw.choice(site.blocks), draw.choice([None, 5]), draw.choice(["random", "clone"]))
     ]
@@ -276,11 +331,11 @@ def depth_choices(model: nn.Module, site: Site, draw: random.Random) -> tuple[li
 
 def link_choices(model: nn.Module, known: list[Site]) -> tuple[list[Edit], list[Edit]]:
     there = [
-        RemoveLink(f"{row.id}.{source}.ghost1", f"{row.id}.{name}.ghost1")
+        RemoveLink(*(f"{row.id}.{end}.{first_ghost(model.get_submodule(f'{row.id}.{end}'))}" for end in (source, name)))
         for row in known
         if row.axis == "depth"
         for name, block in model.get_submodule(row.id).named_children()
-        for source in block.links
+        for source in getattr(block, "links", ())
     ]
     return [AddLink(*place) for place in link_places(model, known)], there
 
