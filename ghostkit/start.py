@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -15,8 +15,6 @@ from ghostkit.growth.history import history_of
 from ghostkit.nn.zoo import build, load_weights, published_names, read_weights
 
 __all__ = ["starting_network"]
-
-HEAD = "classifier"
 
 
 def starting_network(
@@ -47,7 +45,8 @@ def starting_network(
         model = build(name, **{"num_classes": num_classes, "in_channels": in_channels, **(options or {})})
     if weights is not None:
         known, state = model.state_dict(), published_names(read_weights(weights))
-        of_head = [key for key in state if key.rpartition(".")[0] == HEAD and key in known]
+        head = head_of(model)
+        of_head = [key for key in state if key.rpartition(".")[0] == head and key in known]
         if any(state[key].shape != known[key].shape for key in of_head):
             state |= {key: known[key] for key in of_head}
         load_weights(model, state, weights, name)
@@ -56,16 +55,23 @@ def starting_network(
 
 def with_classes(model: nn.Module, num_classes: int) -> nn.Module:
     """Return ``model`` with a classifier of ``num_classes``, a fresh one unless it has as many already."""
-    head = getattr(model, HEAD, None)
-    if not isinstance(head, nn.Linear):
-        raise GhostkitError(f"{type(model).__name__} has no linear {HEAD!r} whose classes could be changed")
+    path = head_of(model)
+    if path is None:
+        raise GhostkitError(f"{type(model).__name__} has no linear layer whose classes could be changed")
+    head = cast(nn.Linear, model.get_submodule(path))
     if head.out_features == num_classes:
         return model
     fresh = nn.Linear(head.in_features, num_classes, bias=head.bias is not None)
-    setattr(model, HEAD, fresh.to(head.weight))
+    parent, _, name = path.rpartition(".")
+    setattr(model.get_submodule(parent), name, fresh.to(head.weight))
     history = history_of(model)
     if history.recipe is not None:
         recipe = {**history.recipe, "num_classes": num_classes}
         object.__setattr__(model, "recipe", recipe)
         model.growth_history = replace(history, recipe=recipe)  # type: ignore[assignment]
     return model
+
+
+def head_of(model: nn.Module) -> str | None:
+    """Return the path of the classifier: the last linear layer."""
+    return next((path for path, layer in reversed([*model.named_modules()]) if isinstance(layer, nn.Linear)), None)

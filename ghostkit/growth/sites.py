@@ -14,9 +14,11 @@ blocks are added, because a new block gets a name of its own (``g1``, ``g2``, ..
 from __future__ import annotations
 
 import operator
+import traceback
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -97,10 +99,20 @@ def trace(host: nn.Module) -> fx.Graph:
         return HostTracer().trace(host)
     except Exception as error:  # a forward may fail in any way under tracing
         raise GhostkitError(
-            f"{type(host).__name__} cannot be traced, so its sites cannot be found: {error}. "
-            "Keep Python control flow that depends on tensor values out of forward, or put it into a layer of its own "
-            "with a rule in ghostkit.growth.layers"
+            f"{type(host).__name__} cannot be traced, so its sites cannot be found: {error}. It stopped at "
+            f"{stopped_at(error, host)}. A trace has no values, so Python cannot branch on them or turn them into "
+            "numbers: write the line with tensor operations alone, or put it into a module of its own and register it "
+            "with ghostkit.growth.widen_in and widen_out, which keep a trace from looking inside"
         ) from error
+
+
+def stopped_at(error: BaseException, host: nn.Module) -> str:
+    """Return the line of the user's code that an error came from, with its file and number."""
+    walls = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]))
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(walls)]
+    if not frames:
+        return f"the forward of {type(host).__name__}"
+    return f"{frames[-1].line!r} ({Path(frames[-1].filename).name}, line {frames[-1].lineno}, in {frames[-1].name})"
 
 
 def sites(host: nn.Module, example: torch.Tensor | None = None) -> list[Site]:

@@ -322,7 +322,6 @@ class GhostBottleneck(nn.Module):
         else:
             self.conv_dw = self.bn_dw = None
         self.se = SqueezeExcite(hidden_channels, squeeze_excite) if squeeze_excite else None
-        self.links = nn.ModuleDict()  # name of an earlier block of the stage -> link from it, which only growth adds
         self.ghost2 = GhostModule(
             hidden_channels, out_channels, ratio=ratio, cheap_kernel=cheap_kernel, activation=nn.Identity
         )

@@ -4,14 +4,16 @@ A link pools the intrinsic maps of an earlier ghost module and adds a linear pro
 the ghost maps of a later one. It costs O(C^2) parameters and nothing per pixel. A :class:`Stage` is the row of blocks
 that hands the earlier modules' outputs on; without links it is an ordinary ``nn.Sequential``, and as fast.
 
-Blocks know nothing of links. A block's forward is traced by ``torch.fx`` once, and gets one line more: behind its first
-ghost module stands a call that takes the module's output and gives it back with what the links add. So any block can be
-linked, ours, torchvision's or the user's.
+Blocks know nothing of links. In a stage, a block becomes one of a subclass whose forward takes a function as well: it
+is the block's own forward, traced by ``torch.fx``, with one line more. Behind the first ghost module stands a call of
+that function, which gives the module's output back with what the links add. So any block can be linked, ours,
+torchvision's or the user's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch.nn.functional as F
@@ -71,20 +73,18 @@ class Stage(nn.Sequential):
             return hand_on
 
         for name, block in self.named_children():
-            if hasattr(block, "links"):
-                x = changing_forward(block)(block, handing_on(name, block.links), x)
-            else:
-                x = block(x)
+            x = block(x, handing_on(name, block.links)) if hasattr(block, "links") else block(x)
         return x
 
 
 def linkable(block: nn.Module) -> nn.Module:
-    """Return ``block`` with a place for links, if it has a ghost module that they could add to.
+    """Return ``block``, itself, with a place for links, if it has a ghost module that they could add to.
 
     A block that is a mere sequence has no place for them: it would call them.
     """
     if first_ghost(block) is not None and not isinstance(block, nn.Sequential) and not hasattr(block, "links"):
         block.links = nn.ModuleDict()
+        block.__class__ = linkable_class(type(block))  # type: ignore[arg-type]
     return block
 
 
@@ -100,20 +100,44 @@ def first_ghost(block: nn.Module) -> str | None:
     return next((path for path, layer in block.named_modules() if path and isinstance(layer, GhostModule)), None)
 
 
+@cache
+def linkable_class(kind: Any) -> Any:
+    """Return the subclass of a kind of blocks whose forward may be given a function for its first ghost module."""
+
+    class Linkable(kind):
+        unlinked_forward = kind.forward
+
+        def forward(self, x: Tensor, function: Change | None = None) -> Tensor:
+            if function is None:
+                return super().forward(x)
+            if "changing_forward" not in self.__dict__:
+                self.__dict__["changing_forward"] = changing_forward(self)
+            return self.__dict__["changing_forward"](self, function, x)
+
+        def __reduce_ex__(self, protocol: Any) -> Any:  # neither class nor traced forward can be found by a name
+            state = {name: value for name, value in self.__dict__.items() if name != "changing_forward"}
+            return _new_linkable, (kind,), state
+
+    Linkable.__name__, Linkable.__qualname__, Linkable.__doc__ = kind.__name__, kind.__qualname__, kind.__doc__
+    return Linkable
+
+
+def _new_linkable(kind: Any) -> Any:
+    made = linkable_class(kind)
+    return made.__new__(made)
+
+
 def changing_forward(block: nn.Module) -> Callable[[nn.Module, Change, Tensor], Tensor]:
     """Return the forward of ``block`` that calls a function behind its first ghost module: ``(block, function, x)``."""
-    known = block.__dict__.get("changing_forward")
-    if known is None:
-        path = str(first_ghost(block))
-        graph = _BlockTracer(path).trace(block)
-        hidden = next(node for node in graph.nodes if node.op == "call_module" and node.target == path)
-        with graph.inserting_before(next(iter(graph.nodes))):
-            function = graph.placeholder("function")
-        with graph.inserting_after(hidden):
-            changed = graph.call_function(_changed, (function, hidden))
-        hidden.replace_all_uses_with(changed, delete_user_cb=lambda user: user is not changed)
-        known = block.__dict__["changing_forward"] = type(fx.GraphModule(block, graph)).forward
-    return known
+    path = str(first_ghost(block))
+    graph = _BlockTracer(path).trace(block)
+    hidden = next(node for node in graph.nodes if node.op == "call_module" and node.target == path)
+    with graph.inserting_before(next(iter(graph.nodes))):
+        function = graph.placeholder("function")
+    with graph.inserting_after(hidden):
+        changed = graph.call_function(_changed, (function, hidden))
+    hidden.replace_all_uses_with(changed, delete_user_cb=lambda user: user is not changed)
+    return type(fx.GraphModule(block, graph)).forward
 
 
 def _changed(function: Change, hidden: Tensor) -> Tensor:
@@ -126,6 +150,7 @@ class _BlockTracer(fx.Tracer):
     def __init__(self, path: str) -> None:
         super().__init__()
         self.path = path
+        self.traced_func_name = "unlinked_forward"
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Return whether ``m`` is not looked into."""

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ghostkit.errors import GhostkitError
+from ghostkit.nn.ghost import GhostModule
 from ghostkit.nn.ghostnet import SEEDLING_STAGES, GhostNet
 from ghostkit.nn.hybrids import ghost_mobilenet_v2, ghost_mobilenet_v3, ghost_resnet
 
@@ -88,7 +89,8 @@ def build(
         name: one of :func:`names`, such as ``"seedling"`` or ``"ghostnet_100"``.
         num_classes: classes of the classifier.
         in_channels: channels of the images.
-        weights: file of published weights (safetensors, or the tensors of a ``.pth`` file), loaded strictly.
+        weights: file of published weights (safetensors, or the tensors of a ``.pth`` file), loaded strictly; a hybrid
+            also takes those of the plain torchvision network, for its plain parts (and with ``ratio=1`` for all of it).
         **options: further arguments of the network's class; they override the variant's own numbers.
 
     Raises:
@@ -117,11 +119,11 @@ def build(
 
 
 def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str | Path, name: str) -> None:
-    """Load ``state`` strictly into ``model``.
+    """Load ``state`` strictly into ``model``, or that of the plain network into the plain parts of its hybrid.
 
     Args:
         model: the network.
-        state: its state dict.
+        state: its state dict, or that of the network that it was before its convolutions became ghost modules.
         source: where that was read, for the message.
         name: what the network is called, for the message.
 
@@ -129,9 +131,28 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str | Pa
         GhostkitError: if the tensors are not those of the network.
     """
     try:
-        model.load_state_dict(state, strict=True)
+        model.load_state_dict(with_ghosts(model, state), strict=True)
     except RuntimeError as error:
         raise GhostkitError(f"the weights in {str(source)!r} do not fit {name!r}: {error}") from None
+
+
+def with_ghosts(model: nn.Module, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Return the ``state`` of a plain network with what ``model`` has in the places of its convolutions.
+
+    A dense weight goes into a module that has no ghost maps; any other module keeps its own weights. A state that knows
+    of ghost modules is left as it is.
+    """
+    own = model.state_dict()
+    ghosts = {path: layer for path, layer in model.named_modules() if isinstance(layer, GhostModule) and layer.bare}
+    if not any(f"{path}.weight" in state for path in ghosts):
+        return state
+    plain = dict(state)
+    for path in ghosts:
+        dense = {f"{path}.primary_conv.0.{leaf}": plain.pop(f"{path}.{leaf}", None) for leaf in ("weight", "bias")}
+        for key in [key for key in own if key.startswith(f"{path}.")]:
+            weight = dense.get(key)
+            plain[key] = own[key] if weight is None or weight.shape != own[key].shape else weight
+    return plain
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
