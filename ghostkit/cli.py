@@ -142,6 +142,55 @@ def data(
     typer.echo(f"{len(found.classes)} classes: {classes}")
 
 
+@app.command(cls=_WithPairs)
+def evaluate(
+    source: Annotated[Path, typer.Argument(metavar="RUN_OR_WEIGHTS", help="A run's folder, or a file of weights.")],
+    parameters: Annotated[
+        list[str] | None,
+        typer.Option("-p", metavar="NAME VALUE", help="A parameter, such as data folder:PATH; may be repeated."),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
+) -> None:
+    """Evaluate a finished run, or published weights, and print top-1, top-5, loss and the number of images.
+
+    Parameters: data, model, root, batch_size, image_size, resize, mean, std, interpolation, samples, device.
+
+    Example: ghostkit evaluate ghostnet_100.pth -p data folder:imagenet/val
+    """
+    from ghostkit.evaluation import PARAMETERS
+    from ghostkit.evaluation import evaluate as evaluated
+    from ghostkit.notebooks import parse_parameters
+
+    pairs = [_pair(text) for text in parameters or []]
+    for name, _ in pairs:
+        if name not in PARAMETERS:
+            raise GhostkitError(f"unknown parameter {name!r}; known are {', '.join(PARAMETERS)}")
+    typer.echo(str(evaluated(source, **parse_parameters(PARAMETERS, pairs), progress=not quiet)))
+
+
+@app.command()
+def export(
+    source: Annotated[Path, typer.Argument(metavar="RUN", help="A run's or a checkpoint's folder.")],
+    to: Annotated[Path, typer.Option(help="The file to write: model.onnx, or model.pt2 for torch.export.load.")],
+    image: Annotated[
+        str | None,
+        typer.Option(metavar="CxHxW", help="Shape of the images.", show_default="that which the network grew on"),
+    ] = None,
+) -> None:
+    """Write a grown network for other runtimes, in batches of any size, and check what was written.
+
+    Example: ghostkit export runs/first --to first.onnx
+    """
+    from ghostkit.exporting import export as exported
+    from ghostkit.exporting import image_shape_of, read_network
+
+    model = read_network(source)
+    shape = image_shape_of(model) if image is None else _shape(image)
+    difference = exported(model, to, shape)
+    typer.echo(f"{_near(to)}: images of {' x '.join(map(str, shape))}, any number of them")
+    typer.echo(f"largest difference to the network, relative to the largest output: {difference:.1e}")
+
+
 @app.command()
 def doctor() -> None:
     """Print versions, hardware, data and browser found here, and the commands that get what is missing.
@@ -166,6 +215,13 @@ def _pair(text: str) -> tuple[str, str]:
     if not equals:
         raise GhostkitError(f"parameter {name!r} has no value; expected -p {name} VALUE")
     return name, value
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    """Return the channels, height and width in ``3x224x224``."""
+    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*){2}", text):
+        raise GhostkitError(f"--image is {text!r}, expected channels, height and width, as in 3x224x224")
+    return tuple(map(int, text.split("x")))
 
 
 def _near(path: Path) -> Path:

@@ -180,6 +180,7 @@ def is_run(source: Path) -> bool:
     return (source / "config.json").is_file()
 
 
+@torch.random.fork_rng(devices=[])  # weights are drawn before they are read, which is nobody's business
 def read_network(source: str | Path, model: str | None = None) -> nn.Module:
     """Return the network of a run (its moving average, where it keeps one), of a checkpoint, or with published weights.
 
@@ -206,7 +207,8 @@ def read_network(source: str | Path, model: str | None = None) -> nn.Module:
         model = max((name for name in names() if name in text), key=len, default="")
     if not model:
         raise GhostkitError(f"{source.name!r} contains no name of a network; give model, one of {', '.join(names())}")
-    build(model, 1)  # an unknown name is told before a large file is read
+    if model not in names():
+        build(model)  # says what is known, before a large file is read
     state = published_names(read_weights(source))
     head, stem = state.get("classifier.weight"), state.get("conv_stem.weight")
     if head is None or head.dim() != 2 or stem is None or stem.dim() != 4:

@@ -1,0 +1,337 @@
+"""Evaluating finished networks: the figures are those of an independent computation, and of the run itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torchvision.transforms import v2
+
+import ghostkit
+from ghostkit import RunConfig, evaluate
+from ghostkit.data import batches, load
+from ghostkit.errors import GhostkitError
+from ghostkit.nn import build
+
+CLASSES = ["apple", "bear", "cat", "Dog", "eel", "fox", "gnu"]  # more than five, so that top-5 can fail
+SORTED = sorted(CLASSES)  # "Dog" comes first, as file names sort
+MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+SMALL = {"image_size": 32, "batch_size": 4, "device": "cpu"}
+
+
+@cache
+def pictures() -> Path:
+    """A folder of 21 images in 7 classes: colour and grey, JPEG and PNG, of odd sizes."""
+    folder, draw = Path(mkdtemp()), np.random.default_rng(0)
+    for number, name in enumerate(CLASSES):
+        (folder / name).mkdir()
+        for index in range(3):
+            width, height = (int(side) for side in draw.integers(20, 90, 2))
+            grey = index == 2
+            pixels = draw.integers(0, 256, (height, width) if grey else (height, width, 3), dtype=np.uint8)
+            pixels = (pixels * (number + 1) // len(CLASSES)).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{index}.{'png' if index else 'jpg'}")
+    (folder / "apple" / "notes.txt").write_text("no image")
+    return folder
+
+
+@cache
+def network() -> nn.Module:
+    """A small published network with random weights, whose logits differ from image to image."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        model = build("ghostnet_050", len(CLASSES))
+        model.train()
+        for _ in range(3):  # BN statistics of something like images, or all logits come out alike
+            model(torch.randn(8, 3, 32, 32))
+    return model.eval()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(pictures(), tmp_path / "pictures"))
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    """The weights of :func:`network`, as they are published."""
+    torch.save(network().state_dict(), tmp_path / "ghostnet_050.pth")
+    return tmp_path / "ghostnet_050.pth"
+
+
+def independent(
+    files: list[tuple[Path, int]], resize: int, size: int, mode: str = "bilinear"
+) -> tuple[float, float, float]:
+    """Top-1, top-5 and loss, computed image by image."""
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
+    top1, top5, losses = 0, 0, []
+    for file, label in files:
+        image = Image.open(file).convert("RGB")
+        short = min(image.size)
+        sides = [int(resize * side / short) for side in image.size]
+        image = image.resize(sides, Image.Resampling[mode.upper()])
+        left, top = (round((side - size) / 2) for side in image.size)
+        pixels = torch.from_numpy(np.array(image.crop((left, top, left + size, top + size))))
+        with torch.no_grad():
+            logits = network()(((pixels.permute(2, 0, 1) / 255 - mean) / std)[None])[0]
+        ranked = logits.argsort(descending=True).tolist()
+        top1 += ranked[0] == label
+        top5 += label in ranked[:5]
+        losses.append(F.cross_entropy(logits[None], torch.tensor([label])).item())
+    return top1 / len(files), top5 / len(files), sum(losses) / len(losses)
+
+
+def labelled(folder: Path) -> list[tuple[Path, int]]:
+    endings = (".jpg", ".png")
+    return [
+        (file, label)
+        for label, name in enumerate(SORTED)
+        for file in sorted((folder / name).iterdir())
+        if file.suffix in endings
+    ]
+
+
+# Weights
+
+
+@pytest.mark.parametrize("name", ["ghostnet_050.pth", "GhostNet-050.in1k.safetensors", "mine.pth"])
+@pytest.mark.parametrize(("resize", "interpolation"), [(None, None), (48, "bicubic")])
+def test_weights_score_what_an_independent_computation_says(tmp_path, name, resize, interpolation):
+    state = network().state_dict()
+    if name.endswith(".pth"):
+        torch.save({"state_dict": {f"module.{key}": value for key, value in state.items()}}, tmp_path / name)
+    else:
+        save_file(state, tmp_path / name)
+    model = "ghostnet_050" if name == "mine.pth" else None
+    options = {**SMALL, "model": model, "resize": resize, "interpolation": interpolation}
+    found = evaluate(tmp_path / name, f"folder:{pictures()}", **options)
+    top1, top5, loss = independent(labelled(pictures()), resize or 37, 32, interpolation or "bilinear")
+    assert 0 < top1 < top5 < 1  # or the comparison would say little
+    assert (found.accuracy, found.accuracy_top5) == (top1, top5)
+    assert found.loss == pytest.approx(loss, rel=1e-3)
+    assert (found.images, found.source) == (21, str(tmp_path / name))
+
+
+def test_images_are_made_as_published_unless_something_else_is_asked_for(weights, monkeypatch):
+    asked = []
+    resize, crop = v2.Resize, v2.CenterCrop
+    monkeypatch.setattr(v2, "Resize", lambda *words: asked.append(words) or resize(*words))
+    monkeypatch.setattr(v2, "CenterCrop", lambda size: asked.append(size) or crop(size))
+    evaluate(weights, f"folder:{pictures()}", samples=1, device="cpu")
+    assert asked == [(256, v2.InterpolationMode.BILINEAR), 224]
+
+
+def test_workers_that_read_ahead_change_nothing(weights):
+    together, ahead = (evaluate(weights, f"folder:{pictures()}", **{**SMALL, "batch_size": size}) for size in (64, 3))
+    assert (together.accuracy, together.accuracy_top5) == (ahead.accuracy, ahead.accuracy_top5)
+    assert together.loss == pytest.approx(ahead.loss, rel=1e-5)
+
+
+def test_samples_are_spread_over_the_classes(weights):
+    found = evaluate(weights, f"folder:{pictures()}", samples=7, **SMALL)
+    top1, top5, loss = independent(labelled(pictures())[::3], 37, 32)
+    assert (found.images, found.accuracy, found.accuracy_top5) == (7, top1, top5)
+    assert found.loss == pytest.approx(loss, rel=1e-3)
+
+
+def test_the_validation_part_of_a_folder_is_taken(tmp_path, weights):
+    shutil.copytree(pictures(), tmp_path / "imagenet" / "val")
+    (tmp_path / "imagenet" / "train").mkdir()
+    for data in (f"folder:{tmp_path / 'imagenet'}", "imagenet"):
+        assert evaluate(weights, data, root=tmp_path, **SMALL).images == 21
+
+
+def test_evaluating_takes_nothing_from_the_random_state(weights):
+    trained()
+    before = torch.get_rng_state()
+    evaluate(weights, f"folder:{pictures()}", **SMALL)
+    evaluate(trained(), device="cpu")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_grey_network_sees_grey_images(tmp_path):
+    torch.save(build("ghostnet_050", len(CLASSES), 1).state_dict(), tmp_path / "ghostnet_050.pth")
+    grey = evaluate(tmp_path / "ghostnet_050.pth", f"folder:{pictures()}", mean=[0.5], std=[0.25], **SMALL)
+    assert grey.images == 21
+    with pytest.raises(GhostkitError, match=r"cannot take the images of 'folder:.*', 3 x 32 x 32"):
+        evaluate(tmp_path / "ghostnet_050.pth", f"folder:{pictures()}", **SMALL)
+
+
+@pytest.mark.parametrize("batch_size", [4, 64])
+def test_images_that_cannot_be_read_are_named(folder, weights, batch_size):
+    (folder / "bear" / "0.jpg").write_bytes(b"no image")
+    whole = (folder / "bear" / "1.png").read_bytes()
+    (folder / "bear" / "1.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(GhostkitError, match=r"cannot read '.*bear/0\.jpg' \(.+\), '.*bear/1\.png' \(.+\); repair"):
+        evaluate(weights, f"folder:{folder}", **{**SMALL, "batch_size": batch_size})
+
+
+def test_a_class_without_an_image_keeps_its_number(folder, weights):
+    for file in (folder / "bear").iterdir():
+        file.unlink()
+    found = evaluate(weights, f"folder:{folder}", **SMALL)
+    top1, top5, _ = independent([(file, label) for file, label in labelled(pictures()) if label != 2], 37, 32)
+    assert (found.images, found.accuracy, found.accuracy_top5) == (18, top1, top5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"data": None}, "does not say what to evaluate it on; give data, such as folder:PATH"),
+        ({"data": "folder:"}, "data is 'folder:', expected folder:PATH"),
+        ({"data": "digits"}, "data is 'digits', expected folder:PATH with a folder per class, or imagenet"),
+        ({"data": "folder:/no/where"}, "'/no/where' is no folder with a folder of images per class"),
+        ({"data": "imagenet", "root": "/no/where"}, "the data root '/no/where' is no folder"),
+        ({"model": "ghostnet_5"}, "unknown model 'ghostnet_5'; did you mean 'ghostnet_"),
+        ({"model": "ghostnet_100"}, "do not fit 'ghostnet_100'"),
+        ({"resize": 20}, "resize is 20, expected at least image_size, 32"),
+        ({"batch_size": 0}, "batch_size is 0, expected a whole number, at least 1"),
+        ({"image_size": "big"}, "image_size is 'big', expected a whole number"),
+        ({"samples": 22}, "samples is 22, but there are 21 images"),
+        ({"samples": 1.5}, r"samples is 1\.5, expected a whole number"),
+        ({"interpolation": "cubic"}, "unknown interpolation 'cubic'; known are bilinear, bicubic"),
+        ({"mean": "grey"}, "mean is 'grey', expected a list with a number per channel"),
+        ({"std": [0.0, 1.0, 1.0]}, r"std is \[0\.0, 1\.0, 1\.0\], expected a list"),
+        ({"mean": [0.5]}, r"mean is \[0\.5\] and std .*, expected one number each"),
+        ({"device": "abacus"}, "device='abacus' .* cannot be used"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_words(weights, options, message):
+    with pytest.raises(GhostkitError, match=message):
+        evaluate(weights, **{"data": f"folder:{pictures()}", **SMALL, **options})
+
+
+def test_other_numbers_of_classes_are_refused(folder, weights):
+    shutil.rmtree(folder / "cat")
+    with pytest.raises(GhostkitError, match=r"has 6 classes, but the network in '.*ghostnet_050\.pth' tells 7 apart"):
+        evaluate(weights, f"folder:{folder}", **SMALL)
+
+
+@pytest.mark.parametrize(
+    ("name", "contents", "message"),
+    [
+        ("state_dict.pth", {}, r"'state_dict\.pth' contains no name of a network; give model, one of ghostnet_050, "),
+        ("ghostnet_050.pth", {}, r"do not fit 'ghostnet_050': no classifier\.weight"),
+        ("ghostnet_050.pth", {"net": Path("net")}, "holds more than plain tensors and was not read"),
+    ],
+)
+def test_files_that_are_no_weights_are_refused(tmp_path, name, contents, message):
+    torch.save(contents, tmp_path / name)
+    with pytest.raises(GhostkitError, match=message):
+        evaluate(tmp_path / name, f"folder:{pictures()}")
+
+
+def test_what_is_not_there_or_nothing_of_ours_is_refused(tmp_path):
+    with pytest.raises(GhostkitError, match=r"'.*nothing' is not there; expected"):
+        evaluate(tmp_path / "nothing")
+    with pytest.raises(GhostkitError, match=r"holds neither a run \(config\.json\) nor a checkpoint"):
+        evaluate(tmp_path)
+
+
+# Runs and checkpoints
+
+CONFIG = RunConfig(
+    train_samples=256,
+    test_samples=150,
+    epochs=2,
+    grow_from=0.25,
+    grow_every=0.25,
+    grow_until=0.75,
+    budget_factor=2,
+    probe_samples=32,
+    evaluate_every=0.5,
+    device="cpu",
+)
+
+
+@cache
+def trained(ema: float | None = None) -> Path:
+    return ghostkit.train(CONFIG.changed(ema=ema), mkdtemp()).folder
+
+
+def scores(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[float, float]:
+    with torch.no_grad():
+        logits = model.eval()(images)
+    return (logits.argmax(1) == labels).double().mean().item(), F.cross_entropy(logits, labels).item()
+
+
+@pytest.mark.parametrize("ema", [None, 0.7])
+def test_a_run_evaluated_again_says_what_its_own_metrics_say(ema):
+    run = ghostkit.Run(trained(ema))
+    last = run.metrics.query("split == 'test'").iloc[-1]
+    found = evaluate(run.folder, device="cpu")
+    assert (found.images, found.data) == (150, "digits")
+    assert found.accuracy == pytest.approx(last["accuracy"], abs=1e-7)
+    assert found.loss == pytest.approx(last["loss"], rel=1e-5)
+    assert found.accuracy_top5 == pytest.approx(run.result["accuracy_top5"], abs=1e-7)
+    if ema is not None:  # the moving average is another network
+        raw = scores(run.model(), *next(batches(load("digits", test_samples=150).test, 150, shuffle=False)))
+        assert raw[1] != pytest.approx(found.loss, rel=1e-3)
+
+
+def test_other_data_reach_the_network_of_a_run_normalised_as_in_its_training():
+    run, whole = ghostkit.Run(trained()), load("digits")
+    own = load("digits", train_samples=256)
+    test = dataclasses.replace(whole.test, mean=own.train.mean, std=own.train.std)
+    expected = scores(run.model(), test.images(torch.arange(len(test))), test.labels)
+    found = evaluate(run.folder, "digits", device="cpu")
+    assert found.images == len(whole.test)
+    assert (found.accuracy, found.loss) == pytest.approx(expected, rel=1e-5)
+    given = evaluate(run.folder, "digits", mean=[0.4], std=[0.1], samples=100, device="cpu")
+    assert given.images == 100
+    assert given.loss != pytest.approx(found.loss, rel=1e-3)
+
+
+def test_a_checkpoint_is_evaluated_on_the_data_that_is_given(tmp_path):
+    run = ghostkit.Run(trained())
+    ghostkit.save(run.model(), tmp_path / "checkpoint")
+    found = evaluate(tmp_path / "checkpoint", "digits", batch_size=100, device="cpu")
+    test = load("digits").test
+    expected = scores(run.model(), test.images(torch.arange(len(test))), test.labels)
+    assert (found.accuracy, found.loss) == pytest.approx(expected, rel=1e-5)
+    with pytest.raises(GhostkitError, match="does not say what to evaluate it on"):
+        evaluate(tmp_path / "checkpoint")
+
+
+def test_a_checkpoint_of_a_published_network_may_be_evaluated_as_published(tmp_path):
+    ghostkit.save(network(), tmp_path / "checkpoint")
+    found = evaluate(tmp_path / "checkpoint", f"folder:{pictures()}", **SMALL)
+    top1, top5, _ = independent(labelled(pictures()), 37, 32)
+    assert (found.accuracy, found.accuracy_top5) == (top1, top5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model": "seedling"}, "model='seedling', but '.*' is a folder and knows its network"),
+        ({"resize": 9}, "is a run, which knows its images; leave image_size, resize and interpolation out"),
+        ({"samples": 151}, "samples is 151, but there are 150 images"),
+        ({"data": f"folder:{pictures()}"}, "has images of 3 x 8 x 8, but the network grew on 1 x 8 x 8"),
+        ({"data": "mnits"}, "unknown data 'mnits'; did you mean 'mnist'"),
+    ],
+)
+def test_what_does_not_fit_a_run_is_refused_in_words(options, message):
+    with pytest.raises(GhostkitError, match=message):
+        evaluate(trained(), **options)
+
+
+def test_a_run_without_a_checkpoint_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG.model_dump(mode="json")))
+    with pytest.raises(GhostkitError, match="no checkpoint"):
+        evaluate(tmp_path)
+
+
+def test_the_figures_read_as_a_person_writes_them():
+    found = ghostkit.evaluation.Evaluation("a", "b", 0.7398, 0.9146, 1.03456, 50_000, 1.0)
+    assert str(found) == "top-1   73.98 %\ntop-5   91.46 %\nloss    1.0346\nimages  50,000"
