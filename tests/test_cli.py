@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from functools import cache
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import nbformat
 import pytest
+import torch
 from nbformat.v4 import new_code_cell, new_notebook
+from PIL import Image
 from typer.testing import CliRunner, Result
 
 import ghostkit
 from ghostkit import doctor, notebooks
 from ghostkit.cli import app
 from ghostkit.doctor import Check
+from ghostkit.nn import build
 
 PARAMETERS = "epochs = 3\ndata = 'digits'\nfolder = None"
 
@@ -57,7 +63,7 @@ def calls(here: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 def test_version_and_help():
     assert invoke("--version").stdout == f"ghostkit {ghostkit.__version__}\n"
     shown = invoke("--help").stdout
-    assert all(command in shown for command in ("run", "data", "doctor"))
+    assert all(command in shown for command in ("run", "data", "evaluate", "export", "doctor"))
 
 
 def test_help_comes_without_importing_anything_heavy():
@@ -123,6 +129,11 @@ def test_run_prints_where_the_results_are_and_the_closing_table(here):
         (["run", "a.ipynb", "--folder", "."], "ghostkit: folder '.' holds the notebook itself"),
         (["data", "mnits"], "ghostkit: unknown data 'mnits'; did you mean 'mnist'?"),
         (["data", "--download"], "ghostkit: --download without a name"),
+        (["evaluate", "b"], "ghostkit: 'b' is not there; expected a run's or a checkpoint's folder, or weights"),
+        (["evaluate", "."], "ghostkit: '.' holds neither a run (config.json) nor a checkpoint (manifest.json)"),
+        (["evaluate", "b", "-p", "size", "3"], "ghostkit: unknown parameter 'size'; known are data, model, root, "),
+        (["evaluate", "b", "-p", "batch_size", "few"], "ghostkit: parameter 'batch_size' = 'few': expected a whole"),
+        (["export", "b", "--to", "b.onnx"], "ghostkit: 'b' is not there; expected"),
     ],
 )
 def test_what_the_user_can_mend_is_one_line_and_status_2(here, words, message):
@@ -173,6 +184,73 @@ def test_ctrl_c_ends_the_kernel_and_leaves_a_record(here):
     assert (record["status"], record["error"]["name"]) == ("interrupted", "KeyboardInterrupt")
     with pytest.raises(ProcessLookupError):
         os.kill(int((here / "pid").read_text()), 0)
+
+
+# evaluate and export
+
+
+@cache
+def trained() -> Path:
+    """A seedling trained for a moment; where it is copied to, commands find it."""
+    config = ghostkit.RunConfig(train_samples=64, test_samples=40, epochs=1, when="never", device="cpu")
+    return ghostkit.train(config, mkdtemp()).folder
+
+
+def test_evaluate_prints_the_figures_of_a_run_and_its_speed_beside_them(here):
+    shutil.copytree(trained(), here / "first")
+    accuracy = ghostkit.Run("first").result["accuracy"]
+    shown = invoke("evaluate", "first", "-p", "batch_size", "16", "-p", "device", "cpu")
+    assert shown.exit_code == 0
+    rows = dict(line.split(maxsplit=1) for line in shown.stdout.splitlines())
+    assert rows.keys() == {"top-1", "top-5", "loss", "images"}
+    assert (rows["top-1"], rows["images"]) == (f"{100 * accuracy:.2f} %", "40")
+    assert "40/40" in shown.stderr
+    assert "images/s" in shown.stderr
+    assert invoke("evaluate", "first", "--quiet").stderr == ""
+
+
+def test_evaluate_reads_published_weights_and_a_folder_per_class(here):
+    torch.save(build("ghostnet_050", 2).state_dict(), "mine.pth")
+    for name in ("cat", "dog"):
+        (here / "val" / name).mkdir(parents=True)
+        Image.new("RGB", (40, 30), "red" if name == "cat" else "blue").save(here / "val" / name / "1.png")
+    pairs = {"model": "ghostnet_050", "data": "folder:val", "image_size": 32, "mean": "[0.5, 0.5, 0.5]", "samples": 2}
+    words = [word for name, value in pairs.items() for word in ("-p", name, value)]
+    shown = invoke("evaluate", "mine.pth", *words)
+    assert shown.exit_code == 0, shown.stderr
+    assert shown.stdout.splitlines()[1:2] == ["top-5   100.00 %"]
+    assert "give model, one of ghostnet_050" in invoke("evaluate", "mine.pth", "-p", "data", "folder:val").stderr
+
+
+@pytest.mark.parametrize("words", [[], ["--image", "1x16x16"]])
+def test_export_writes_the_network_of_a_run_and_says_how_well(here, words):
+    shutil.copytree(trained(), here / "first")
+    shown = invoke("export", "first", "--to", "model.pt2", *words)
+    assert shown.exit_code == 0, shown.stderr
+    side = 16 if words else 8
+    first, second = shown.stdout.splitlines()
+    assert first == f"model.pt2: images of 1 x {side} x {side}, any number of them"
+    assert float(second.rpartition(" ")[2]) < 1e-4
+    assert torch.export.load("model.pt2").module()(torch.zeros(3, 1, side, side)).shape == (3, 10)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--to", "model.pth"], "ghostkit: cannot export to 'model.pth'; expected a file that ends in .onnx or .pt2"),
+        (
+            ["--to", "model.pt2", "--image", "28x28"],
+            "ghostkit: --image is '28x28', expected channels, height and width",
+        ),
+        (["--to", "model.pt2", "--image", "3x8x8"], "ghostkit: the network does not take images of 3 x 8 x 8"),
+    ],
+)
+def test_what_export_cannot_do_is_one_line_and_status_2(here, words, message):
+    shutil.copytree(trained(), here / "first")
+    result = invoke("export", "first", *words)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(message)
+    assert not list(here.glob("model*"))
 
 
 # data and doctor
