@@ -1,17 +1,18 @@
 """What it is worth to start ghost modules from the trained convolutions whose places they take.
 
-    python benchmarks/decompose.py [--seeds 3] [--images 12000] [--epochs 3] [--ratio 2] [--rates 0.01 0.05 0.1] [--csv FILE]
+    python benchmarks/decompose.py [--seeds 3] [--images 12000] [--epochs 3] [--ratio 2] [--rates 0.01 0.1] [--csv FILE]
 
-Trains a plain ResNet-20 (and, with ``--hosts``, a MobileNetV2) on Fashion-MNIST on this machine, ghosts it twice, with
-``init="random"`` and ``init="decompose"``, and fine-tunes both for one epoch on the same batches at each of the learning
-rates. One table: test accuracy of the plain network, right after ghosting, and after the epoch, as mean ± deviation over
-the seeds; the margin is of the best rate of either, seed by seed.
+Trains a plain ResNet-20 (or, with ``--hosts``, a MobileNetV2) on Fashion-MNIST on this machine, ghosts it twice, with
+``init="random"`` and with ``init="decompose"``, and fine-tunes both for one epoch on the same batches at each of the
+learning rates. One table: test accuracy of the plain network, right after ghosting, and after the epoch, as mean ±
+deviation over the seeds; the margin is of the best rate of either, seed by seed.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+from itertools import pairwise
 from pathlib import Path
 
 import pandas as pd
@@ -37,7 +38,7 @@ def train(model: nn.Module, data: ImageData, rates: list[float], seed: int) -> N
     optimizer = torch.optim.SGD(model.parameters(), lr=rates[0], momentum=MOMENTUM, weight_decay=DECAY)
     loss, steps = cross_entropy(), batch_count(len(data.train), BATCH)
     model.train()
-    for epoch, (start, end) in enumerate(zip(rates, rates[1:], strict=False)):
+    for epoch, (start, end) in enumerate(pairwise(rates)):
         for number, (images, targets) in enumerate(batches(data.train, BATCH, seed=seed, epoch=epoch)):
             optimizer.param_groups[0]["lr"] = start + (end - start) * number / steps
             optimizer.zero_grad()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 import torch
@@ -179,15 +179,22 @@ def guesses(model: nn.Module, first: nn.Conv2d) -> list[tuple[str, dict[str, Any
             for name, (_, known) in VARIANTS.items()
             if known.get("block") == block and list(known["layers"]) == layers
         ]
-    numbers = {"stem_stride": first.stride[0]}
+    widest = {MobileNetV2: {"ghost_mobilenet_v2": 320}}  # channels before the last convolution at width 1
+    widest[MobileNetV3] = {"ghost_mobilenet_v3_large": 160, "ghost_mobilenet_v3_small": 96}
     dropouts = [layer.p for layer in model.modules() if isinstance(layer, nn.Dropout)]
-    numbers["dropout"] = dropouts[0] if dropouts else 0.0
-    if type(model) is MobileNetV2:
-        return [("ghost_mobilenet_v2", {**numbers, "width": width}) for width in (first.out_channels / 32, 1.0)]
-    if type(model) is MobileNetV3:
-        names = ("ghost_mobilenet_v3_large", "ghost_mobilenet_v3_small")
-        return [(name, {**numbers, "width": width}) for name in names for width in (first.out_channels / 16, 1.0)]
-    return []
+    return [
+        (
+            name,
+            {
+                "stem_stride": first.stride[0],
+                "dropout": dropouts[0] if dropouts else 0.0,
+                "width": round(width, digits),
+            },
+        )
+        for name, channels in widest.get(type(model), {}).items()
+        for width in [cast(Any, model).features[-1][0].in_channels / channels]
+        for digits in (1, 2, 3)  # channels are rounded, so the width that they came from is a round number near by
+    ]
 
 
 def shapes(model: nn.Module) -> dict[str, torch.Size]:

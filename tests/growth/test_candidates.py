@@ -17,6 +17,7 @@ from ghostkit.errors import GhostkitError, ProbeError
 from ghostkit.growth import AddBranch, grow, sites
 from ghostkit.growth.candidates import candidates
 from ghostkit.growth.edits import ORDER
+from ghostkit.growth.proposals import ends_of
 from ghostkit.nn import GhostModule
 
 COLUMNS = ["edit", "site", "kind", "init", "gain", "macs", "params", "milliseconds"]
@@ -141,7 +142,7 @@ def test_every_site_gets_every_kind_of_candidate_and_the_best_comes_first(
     expected = {
         "branch": [site.id for site in sites(model) if site.axis == "width"] * 2,  # of two kernel sizes
         "intrinsic": [site.id for site in sites(model) if site.axis == "width"],
-        "block": [site.id for site in sites(model) if site.axis == "depth"],
+        "block": [site.id for site in sites(model) if site.axis == "depth" for _ in ends_of(model, site)],
         "stage": [edit.site for edit in edits_of(model, "stage random")],
         "layer": [edit.site for edit in edits_of(model, "layer 3x3 random")],
         "link": [edit.site for edit in edits_of(model, "link")],

@@ -1,0 +1,96 @@
+"""A new block is like the one before it and computes nothing yet, whatever family it comes from."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from ghostkit.growth import AddBlock, AddLink, grow, sites
+from ghostkit.growth.blocks import hidden_channels, identity_like, is_block, is_residual, is_strided
+from ghostkit.growth.depth import link_places
+from ghostkit.growth.proposals import ends_of
+from ghostkit.nn import GhostModule, build
+
+# a block of each family: network, path, channels out, hidden channels, whether it adds to its input, strided or not
+BLOCKS = [
+    ("ghost_resnet18", "layer1.0", 16, 16, True, False),
+    ("ghost_resnet18", "layer2.0", 32, 32, False, True),
+    ("ghost_resnet50", "layer2.0", 64, 16, False, True),
+    ("ghost_resnet50", "layer2.1", 64, 16, True, False),
+    ("ghost_mobilenet_v2", "features.1", 8, 16, False, False),
+    ("ghost_mobilenet_v2", "features.2", 16, 48, False, True),
+    ("ghost_mobilenet_v2", "features.3", 16, 96, True, False),
+    ("ghost_mobilenet_v3_large", "features.4", 24, 40, False, True),
+    ("ghost_mobilenet_v3_large", "features.5", 24, 64, True, False),
+]
+OPTIONS = {
+    "ghost_resnet18": {"width": 16},
+    "ghost_resnet50": {"width": 8},
+    "ghost_mobilenet_v2": {"width": 0.5, "stages": [[1, 16, 1, 1], [6, 24, 2, 2]]},
+    "ghost_mobilenet_v3_large": {"width": 0.5},
+}
+
+
+def host(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    return build(name, 5, **OPTIONS[name]).eval()
+
+
+@pytest.mark.parametrize(("name", "path", "channels", "hidden", "residual", "strided"), BLOCKS)
+def test_what_can_be_told_of_a_block(name, path, channels, hidden, residual, strided) -> None:
+    block = host(name).get_submodule(path)
+    assert is_block(block)
+    assert (hidden_channels(block), is_residual(block), is_strided(block)) == (hidden, residual, strided)
+
+
+@pytest.mark.parametrize("wanted", [None, 10])
+@pytest.mark.parametrize(("name", "path", "channels", "hidden", "residual", "strided"), BLOCKS)
+def test_a_new_block_passes_its_input_on_and_is_made_like_the_one_before(
+    name, path, channels, hidden, residual, strided, wanted
+) -> None:
+    block = host(name).get_submodule(path)
+    new, (conv, bn) = identity_like(block, wanted)
+    x = torch.rand(2, channels, 6, 6)  # what a ResNet's blocks hand on is positive
+    for training in (False, True):
+        torch.testing.assert_close(new.train(training)(x), x)
+    assert is_residual(new)
+    assert not is_strided(new)
+    assert type(new) is type(block)
+    assert not bool(new.get_submodule(bn).weight.any())
+    assert isinstance(new.get_submodule(conv), nn.Conv2d)
+    kinds = [type(layer) for layer in block.modules() if not hasattr(layer, "downsample")]
+    if not any("downsample" in path for path, _ in block.named_modules()):
+        assert [type(layer) for layer in new.modules() if not hasattr(layer, "downsample")] == kinds
+    expands = hidden_channels(new) != channels or name.startswith("ghost_resnet")
+    if wanted and expands:
+        assert hidden_channels(new) == wanted
+    own = {id(parameter) for parameter in block.parameters()}
+    assert not any(id(parameter) in own for parameter in new.parameters())
+
+
+def test_a_row_in_which_channels_change_is_offered_a_block_behind_every_stage() -> None:
+    model = host("ghost_mobilenet_v3_large")
+    row = next(site for site in sites(model) if site.axis == "depth")
+    assert (row.id, row.blocks) == ("features", tuple(str(number) for number in range(1, 16)))
+    assert ends_of(model, row) == ["1", "3", "6", "10", "12", "15"]
+
+
+def test_links_stay_where_the_resolution_is_one() -> None:
+    model = host("ghost_mobilenet_v3_large")
+    ends = {tuple(int(path.split(".")[1]) for path in place) for place in link_places(model, sites(model))}
+    stages = [(2, 3), (4, 5, 6), (7, 8, 9, 10, 11, 12), (13, 14, 15)]
+    assert ends == {(a, b) for stage in stages for a in stage for b in stage if a < b}
+
+
+def test_a_linked_block_is_copied_without_its_links() -> None:
+    model = host("ghost_resnet18")
+    images = torch.randn(4, 3, 33, 33)
+    grow(model, AddLink("layer1.0.conv1", "layer1.1.conv1"))
+    nn.init.normal_(model.layer1[1].links["0"].projection.weight)
+    before = model(images)
+    assert grow(model, AddBlock("layer1", "1"), probe=images).max_logit_change < 1e-5
+    assert grow(model, AddLink("layer1.1.conv1", "layer1.g1.conv1"), probe=images).max_logit_change < 1e-5
+    torch.testing.assert_close(model(images), before)
+    assert (len(model.layer1[1].links), len(model.layer1.g1.links)) == (1, 1)
+    assert isinstance(model.layer1.g1.conv1, GhostModule)
