@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,14 +18,16 @@ from typing import Any, NamedTuple
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from ghostkit.config import RunConfig
+from ghostkit.costs import macs
 from ghostkit.data.catalog import FOLDER, find_home
 from ghostkit.data.folders import ImageFiles, reason
 from ghostkit.data.loading import ImageData
 from ghostkit.data.loading import load as load_data
 from ghostkit.data.splits import Split, batches
-from ghostkit.devices import make_fabric
+from ghostkit.devices import fix_threads, make_fabric
 from ghostkit.errors import GhostkitError
 from ghostkit.exporting import is_run, read_network
 from ghostkit.growth.history import history_of
@@ -155,18 +158,20 @@ def evaluate(
             f"{images.name!r} has {images.classes} classes, but the network in {str(source)!r} tells {known} apart; "
             "expected one for each of its outputs"
         )
-    return measured(network.to(place), images, source, place, progress)
+    return measured(network.to(place), images, source, run.config if run else RunConfig(), progress)
 
 
-def measured(network: nn.Module, images: Images, source: Path, device: torch.device, progress: bool) -> Evaluation:
+def measured(network: nn.Module, images: Images, source: Path, config: RunConfig, progress: bool) -> Evaluation:
     """Return the scores over all batches, of which no logits are kept: those of ImageNet would take gigabytes."""
-    from tqdm import tqdm
-
+    device = next(network.parameters()).device
     started, top1, top5, loss = time.perf_counter(), 0, 0, 0.0
-    with tqdm(total=images.total, unit=" images", desc=source.name, disable=not progress) as bar:
-        for pixels, targets in images.batches:
+    with tqdm(total=images.total, unit=" images", desc=source.name, disable=not progress) as bar, ExitStack() as after:
+        after.callback(torch.set_num_threads, torch.get_num_threads())
+        for number, (pixels, targets) in enumerate(images.batches):
             pair, size = (pixels.to(device), targets.to(device)), len(targets)
             try:
+                if number == 0:
+                    fix_threads(config, device, lambda: size * macs(network, pair[0]))  # noqa: B023
                 scores = classification.evaluate(network, [pair], images.classes)
             except RuntimeError as error:  # such as another number of channels
                 shape = f"{' x '.join(map(str, pixels.shape[1:]))}: {reason(error)}"

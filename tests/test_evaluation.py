@@ -23,6 +23,7 @@ from ghostkit import RunConfig, evaluate
 from ghostkit.data import batches, load
 from ghostkit.errors import GhostkitError
 from ghostkit.nn import build
+from ghostkit.tasks import classification
 
 CLASSES = ["apple", "bear", "cat", "Dog", "eel", "fox", "gnu"]  # more than five, so that top-5 can fail
 SORTED = sorted(CLASSES)  # "Dog" comes first, as file names sort
@@ -158,6 +159,24 @@ def test_evaluating_takes_nothing_from_the_random_state(weights):
     evaluate(weights, f"folder:{pictures()}", **SMALL)
     evaluate(trained(), device="cpu")
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_small_network_runs_on_one_thread_and_the_others_come_back(monkeypatch):
+    seen = []
+    evaluate_batch = classification.evaluate
+
+    def watched(*words: object) -> object:
+        seen.append(torch.get_num_threads())
+        return evaluate_batch(*words)
+
+    monkeypatch.setattr(classification, "evaluate", watched)
+    trained()
+    torch.set_num_threads(2)
+    try:
+        evaluate(trained(), samples=100, device="cpu")
+        assert (seen, torch.get_num_threads()) == ([1, 1], 2)
+    finally:
+        torch.set_num_threads(1)
 
 
 def test_a_grey_network_sees_grey_images(tmp_path):
