@@ -27,6 +27,7 @@ _HOMES = {
     "build": "ghostkit.nn.zoo",
     "candidates": "ghostkit.growth.candidates",
     "cost": "ghostkit.costs",
+    "deploy": "ghostkit.deploying",
     "evaluate": "ghostkit.evaluation",
     "export": "ghostkit.exporting",
     "ghostify": "ghostkit.ghosting",
