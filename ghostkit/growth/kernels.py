@@ -21,6 +21,8 @@ RIDGE = 1e-3  # share of the mean diagonal added to S: dead and smooth maps make
 # Second moments are taken over this many samples, and over as many positions for each of their dimensions, at least.
 MOMENT_SAMPLES = 48
 
+Side = int | tuple[int, ...]
+
 
 def best_directions(moments: Tensor, gradient: Tensor, count: int, whiten: bool = True) -> Tensor:
     """Return the ``count`` directions that meet ``gradient`` best at unit output variance.
@@ -48,30 +50,43 @@ def best_directions(moments: Tensor, gradient: Tensor, count: int, whiten: bool 
     return directions * sign
 
 
-def dense_gradient(x: Tensor, delta: Tensor, kernel_size: int) -> Tensor:
+def dense_gradient(x: Tensor, delta: Tensor, kernel_size: Side, dilation: Side = 1) -> Tensor:
     """Return the weight gradient (C, channels, k, k) of the dense convolution from ``x`` to where ``delta`` is.
 
     Args:
         x: (B, channels, H, W).
         delta: (B, C, H', W') gradient at the consumer's output, at the same or a lower resolution; (B, C) behind a
             global pooling.
-        kernel_size: k.
+        kernel_size: k, or both sides where they differ.
+        dilation: of the kernel.
     """
     if delta.dim() == 2:
         delta = delta[:, :, None, None].expand(-1, -1, *x.shape[2:])
+    kernel, spread = both(kernel_size), both(dilation)
     stride = [-(-a // b) for a, b in zip(x.shape[2:], delta.shape[2:], strict=True)]
-    reach = [-(-a // s) for a, s in zip(x.shape[2:], stride, strict=True)]
+    padding = [gap * (side - 1) // 2 for side, gap in zip(kernel, spread, strict=True)]
+    reach = [
+        (size + 2 * pad - gap * (side - 1) - 1) // step + 1
+        for size, pad, gap, side, step in zip(x.shape[2:], padding, spread, kernel, stride, strict=True)
+    ]
     if list(delta.shape[2:]) != reach:  # an unusual padding between: bring the gradient to the strided grid
         delta = F.interpolate(delta, size=reach, mode="nearest")
-    shape = [delta.shape[1], x.shape[1], kernel_size, kernel_size]
-    return conv2d_weight(x, shape, delta.contiguous(), stride=stride, padding=kernel_size // 2)
+    shape = [delta.shape[1], x.shape[1], *kernel]
+    return conv2d_weight(x, shape, delta.contiguous(), stride=stride, padding=padding, dilation=spread)
 
 
-def unfolded(x: Tensor, kernel_size: int, dimensions: int) -> Tensor:
+def both(side: Side) -> tuple[int, ...]:
+    """Return height and width of a kernel that may be square."""
+    return (side, side) if isinstance(side, int) else tuple(side)
+
+
+def unfolded(x: Tensor, kernel_size: Side, dimensions: int, dilation: Side = 1) -> Tensor:
     """Return the k x k patches (samples, channels, k*k, positions) of enough samples for moments of ``dimensions``."""
     x = x[: moment_samples(x, dimensions)].double()
-    patches = F.unfold(x, kernel_size, padding=kernel_size // 2)
-    return patches.view(len(x), x.shape[1], kernel_size**2, -1)
+    kernel, spread = both(kernel_size), both(dilation)
+    padding = [gap * (side - 1) // 2 for side, gap in zip(kernel, spread, strict=True)]
+    patches = F.unfold(x, kernel, dilation=spread, padding=padding)
+    return patches.view(len(x), x.shape[1], kernel[0] * kernel[1], -1)
 
 
 def moment_samples(x: Tensor, dimensions: int) -> int:
@@ -79,16 +94,16 @@ def moment_samples(x: Tensor, dimensions: int) -> int:
     return min(len(x), MOMENT_SAMPLES * -(-dimensions // x.shape[2:].numel()))
 
 
-def search_macs(x: Tensor, deltas: list[Tensor], kernel_size: int, grouped: bool) -> float:
+def search_macs(x: Tensor, deltas: list[Tensor], taps: int, grouped: bool) -> float:
     """Return the MACs that a search for directions takes.
 
     Args:
         x: what the new weights read (B, channels, H, W).
         deltas: gradients at the outputs of the layers that will read what is new.
-        kernel_size: side of the new kernels, in pixels.
+        taps: weights that the new kernels have for each channel.
         grouped: whether each channel is searched for itself, as for branches and layers.
     """
-    channels, positions, taps = x.shape[1], x.shape[2:].numel(), kernel_size**2
+    channels, positions = x.shape[1], x.shape[2:].numel()
     dimensions = taps if grouped else channels * taps
     gradient = sum(delta.numel() * (positions if delta.dim() == 2 else 1) for delta in deltas) * channels * taps
     samples = moment_samples(x, dimensions)
@@ -145,9 +160,9 @@ def best_intrinsic(x: Tensor, deltas: list[Tensor], conv: nn.Conv2d, count: int,
         count: filters wanted; beyond in_channels * k * k they repeat the last direction, which only noise could tell.
         whiten: as for :func:`best_directions`.
     """
-    side = conv.kernel_size[0]
-    gradient = torch.cat([dense_gradient(x, delta, side) for delta in deltas]).double()
-    patches = unfolded(x, side, x.shape[1] * side**2).flatten(1, 2)  # (samples, in_channels * k * k, positions)
+    gradient = torch.cat([dense_gradient(x, delta, conv.kernel_size, conv.dilation) for delta in deltas]).double()
+    patches = unfolded(x, conv.kernel_size, conv.weight[0].numel(), conv.dilation)
+    patches = patches.flatten(1, 2)  # (samples, in_channels * k * k, positions)
     moments = second_moments(patches[:, None])
     most = min(count, patches.shape[1])
     directions = best_directions(moments, gradient.flatten(1)[None], most, whiten)[0]

@@ -196,7 +196,7 @@ def layer_proposal(
     if set(inits) & {"svd", "gradmax"}:
         init = "svd"
         ghosts, delta = cast(Tensor, seen.ghosts), cast(Tensor, seen.ghost_delta)
-        found, spent = best_layer(ghosts, delta, 3), search_macs(ghosts, [delta[:, :1]], 3, grouped=True)
+        found, spent = best_layer(ghosts, delta, 3), search_macs(ghosts, [delta[:, :1]], 9, grouped=True)
         rows[: len(found)] = found  # ghost maps that are cut off keep random kernels
     return alike(DeepenBranches(site.id, 3, init, {"rows": rows}), spent)
 
@@ -220,7 +220,7 @@ def module_proposals(
         if searched(init):
             intrinsic = cast(Tensor, seen.intrinsic)
             rows = best_branch(intrinsic, seen.deltas, side, whiten=init == "svd")
-            spent = search_macs(intrinsic, seen.deltas, side, grouped=True)
+            spent = search_macs(intrinsic, seen.deltas, side**2, grouped=True)
         elif init == "split":
             operation = next(operation for _, operation in module.operations() if operation.kernel_size == side)
             rows = noisy(operation.conv.weight.detach()[:: operation.branches], generator)
@@ -294,7 +294,7 @@ def found_rows(
     if edit.init == "random":
         return default_rows(conv.weight, count, generator), 0.0
     rows = best_intrinsic(x, seen.deltas, conv, count, whiten=edit.init == "svd")
-    return rows, search_macs(x, seen.deltas, conv.kernel_size[0], grouped=False)
+    return rows, search_macs(x, seen.deltas, conv.weight[0, 0].numel(), grouped=False)
 
 
 def noisy(rows: Tensor, generator: torch.Generator) -> Tensor:

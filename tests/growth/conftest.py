@@ -152,9 +152,12 @@ HOSTS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {  # images 
     "ghost_resnet18": (lambda: build("ghost_resnet18", CLASSES, width=8), (16, 3, 33, 33)),
     "ghost_resnet50": (lambda: build("ghost_resnet50", CLASSES, width=4), (16, 3, 33, 33)),
     "ghost_resnet20": (lambda: build("ghost_resnet20", CLASSES), (16, 3, 8, 8)),
-    "ghost_mobilenet_v2": (lambda: build("ghost_mobilenet_v2", CLASSES, width=0.2, stem_stride=1), (16, 3, 33, 33)),
+    "ghost_mobilenet_v2": (
+        lambda: build("ghost_mobilenet_v2", CLASSES, width=0.2, stem_stride=1, dropout=0.0),
+        (16, 3, 33, 33),
+    ),
     "ghost_mobilenet_v3_large": (
-        lambda: build("ghost_mobilenet_v3_large", CLASSES, width=0.2, stem_stride=1),
+        lambda: build("ghost_mobilenet_v3_large", CLASSES, width=0.2, stem_stride=1, dropout=0.0),
         (16, 3, 33, 33),
     ),
     "own": (lambda: ghosted(Own(), keep=["row.1.widen"]), (16, 3, 12, 12)),
@@ -200,6 +203,12 @@ def host() -> Callable[..., tuple[nn.Module, Tensor, Tensor]]:
         return copy.deepcopy(model).to(dtype), images.to(dtype, copy=True), targets
 
     return _host
+
+
+@pytest.fixture
+def make_host() -> Callable[[str], nn.Module]:
+    """The network that a host was before it was trained: ``make_host("own")``."""
+    return lambda name: HOSTS[name][0]()
 
 
 @pytest.fixture

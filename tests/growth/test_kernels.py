@@ -157,7 +157,7 @@ def test_gradmax_takes_the_kernel_of_the_largest_gradient_norm_and_svd_that_of_u
 def test_the_macs_of_a_search_are_those_of_its_gradient_and_of_its_second_moments() -> None:
     x, delta = torch.zeros(4, 3, 6, 6), torch.zeros(4, 5, 3, 3)
     gradient = 4 * 5 * 9 * 3 * 9  # samples, rows, positions of the consumer; maps, taps
-    assert search_macs(x, [delta], 3, grouped=True) == gradient + 4 * 36 * 9**2 * 3
-    assert search_macs(x, [delta], 3, grouped=False) == gradient + 4 * 36 * 27**2
-    assert search_macs(x, [delta, delta], 3, grouped=True) == 2 * gradient + 4 * 36 * 9**2 * 3
+    assert search_macs(x, [delta], 9, grouped=True) == gradient + 4 * 36 * 9**2 * 3
+    assert search_macs(x, [delta], 9, grouped=False) == gradient + 4 * 36 * 27**2
+    assert search_macs(x, [delta, delta], 9, grouped=True) == 2 * gradient + 4 * 36 * 9**2 * 3
     assert search_macs(x, [torch.zeros(4, 5)], 1, grouped=True) == 4 * 5 * 36 * 3 + 4 * 36 * 3

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable
@@ -69,27 +70,31 @@ def batch() -> tuple[Tensor, Tensor]:
     return images, torch.randint(5, (16,), generator=draw)
 
 
-def next_candidates(model: nn.Module) -> pd.DataFrame:
+def next_candidates(model: nn.Module, images: Tensor, targets: Tensor) -> pd.DataFrame:
     return candidates(
-        copy.deepcopy(model), *batch(), entropy, latency=Untimed(), how=("svd", "split"), extras=("saturation",)
+        copy.deepcopy(model), images, targets, entropy, latency=Untimed(), how=("svd", "split"), extras=("saturation",)
     )
 
 
-def write_report(folder: str, report: str) -> None:
-    """Load what was saved in ``folder``, and write down all that it goes on with."""
+def write_report(folder: str, name: str) -> None:
+    """Load what was saved in ``folder`` of the host ``name``, and write down all that it goes on with."""
     torch.set_num_threads(1)
     torch.manual_seed(os.getpid())  # whatever another process drew before
-    model, optimizer = load(folder, torch.optim.AdamW)
-    write_down(model, optimizer, report)
+    hosts = runpy.run_path(str(Path(__file__).with_name("conftest.py")))["HOSTS"]
+    host = hosts[name][0]() if name == "own" else None
+    model, optimizer = load(f"{folder}/saved", torch.optim.AdamW, host=host)
+    batch = load_file(f"{folder}/batch.safetensors")
+    write_down(model, optimizer, batch["images"], batch["targets"], f"{folder}/there")
 
 
-def write_down(model: nn.Module, optimizer: torch.optim.Optimizer, report: str) -> None:
-    images, targets = batch()
+def write_down(
+    model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, targets: Tensor, report: str
+) -> None:
     names = {parameter: name for name, parameter in model.named_parameters()}
     tensors = {"logits": model.eval()(images).detach()}
     for parameter, state in optimizer.state.items():
         tensors |= {f"{names[parameter]} {key}": value for key, value in state.items()}
-    frame = next_candidates(model)
+    frame = next_candidates(model, images, targets)
     for number, edit in enumerate(frame["edit"]):
         tensors |= {f"{number} {key}": value for key, value in (getattr(edit, "tensors", None) or {}).items()}
     model.train()
@@ -101,6 +106,28 @@ def write_down(model: nn.Module, optimizer: torch.optim.Optimizer, report: str) 
     groups = [[names[parameter] for parameter in group["params"]] for group in optimizer.param_groups]
     history = history_of(model).lines()
     Path(f"{report}.json").write_text(json.dumps({"frame": rows, "groups": groups, "history": history}))
+
+
+def reports_of(
+    folder: Path, name: str, model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, targets: Tensor
+) -> None:
+    """Save a network, and write down what it goes on with, here and in a process of its own."""
+    save(model, folder / "saved", optimizer)
+    save_file({"images": images, "targets": targets}, folder / "batch.safetensors")
+    write_down(model, optimizer, images, targets, str(folder / "here"))
+    script = "import runpy, sys; runpy.run_path(sys.argv[1])['write_report'](sys.argv[2], sys.argv[3])"
+    subprocess.run([sys.executable, "-c", script, __file__, str(folder), name], check=True, cwd=folder)
+
+
+def check_alike(folder: Path) -> None:
+    """Fail unless both processes wrote down the same."""
+    one, other = (json.loads((folder / f"{place}.json").read_text()) for place in ("here", "there"))
+    assert one == other
+    assert len(one["frame"]) > 20
+    here, there = (load_file(folder / f"{place}.safetensors") for place in ("here", "there"))
+    assert here.keys() == there.keys()
+    assert [key for key, tensor in here.items() if not torch.equal(tensor, there[key])] == []
+    assert any("exp_avg_sq" in key for key in here)
 
 
 @pytest.fixture
@@ -124,18 +151,34 @@ def test_a_fresh_process_finds_the_same_logits_optimizer_state_next_candidates_a
     grown_on: tuple[nn.Module, torch.optim.Optimizer], tmp_path: Path
 ) -> None:
     model, optimizer = grown_on
-    save(model, tmp_path / "saved", optimizer)
-    write_down(model, optimizer, str(tmp_path / "here"))
-    script = "import runpy, sys; runpy.run_path(sys.argv[1])['write_report'](sys.argv[2], sys.argv[3])"
-    there = [str(tmp_path / "saved"), str(tmp_path / "there")]
-    subprocess.run([sys.executable, "-c", script, __file__, *there], check=True, cwd=tmp_path)
-    one, other = (json.loads((tmp_path / f"{place}.json").read_text()) for place in ("here", "there"))
-    assert one == other
-    assert len(one["frame"]) > 20
-    here, there = (load_file(tmp_path / f"{place}.safetensors") for place in ("here", "there"))
-    assert here.keys() == there.keys()
-    assert [key for key, tensor in here.items() if not torch.equal(tensor, there[key])] == []
-    assert any("exp_avg_sq" in key for key in here)
+    reports_of(tmp_path, "grown", model, optimizer, *batch())
+    check_alike(tmp_path)
+
+
+HYBRIDS = [
+    "ghost_resnet18",
+    "ghost_resnet50",
+    "ghost_resnet20",
+    "ghost_mobilenet_v2",
+    "ghost_mobilenet_v3_large",
+    "own",
+]
+MIXED = ["layer 3x3 random", "intrinsic random", "branch 5x5 random", "branch 3x3 split", "stage random", "block last"]
+
+
+@pytest.mark.parametrize("name", HYBRIDS)
+def test_a_fresh_process_goes_on_with_a_grown_hybrid_as_this_one(
+    host: Callable, edits_of: Callable, make_optimizer: Callable, train_step: Callable, tmp_path: Path, name: str
+) -> None:
+    model, images, targets = host(name)
+    optimizer = make_optimizer("AdamW", model)
+    for kind in MIXED:
+        grow(model, edits_of(model, kind)[-3:], optimizer, probe=images)
+        train_step(model, optimizer, images, targets)
+    optimizer.zero_grad()
+    torch.set_num_threads(1)
+    reports_of(tmp_path, name, model, optimizer, images, targets)
+    check_alike(tmp_path)
 
 
 def test_its_history_alone_rebuilds_its_architecture(
