@@ -364,3 +364,9 @@ def test_a_network_without_convolutions_needs_an_example() -> None:
         ghostkit.deploy(model)
     images = torch.randn(2, 3, 2, 2)
     assert torch.equal(ghostkit.deploy(model, images)(images), model(images))
+
+
+def test_a_deployed_copy_does_not_grow() -> None:
+    copied = ghostkit.deploy(ghostkit.build("seedling", 5, 1), torch.randn(2, 1, 12, 12))
+    with pytest.raises(GhostkitError, match="a deployed copy has no BN left and does not grow"):
+        ghostkit.grow(copied, ghostkit.AddBranch("blocks.0.0.ghost1"))

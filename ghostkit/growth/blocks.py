@@ -171,7 +171,7 @@ def remade(block: nn.Module, channels: int, hidden: int | None = None) -> nn.Mod
         elif isinstance(layer, nn.BatchNorm2d) and not inside(path, convolutions):
             new = nn.BatchNorm2d(now, layer.eps, layer.momentum)
         elif isinstance(layer, SqueezeExcitation):
-            squeezed = max(1, round(layer.fc1.out_channels * now / layer.fc1.in_channels))
+            squeezed = layer.fc1.out_channels  # which growth leaves as it is
             new = copy.deepcopy(layer)
             new.fc1, new.fc2 = nn.Conv2d(now, squeezed, 1), nn.Conv2d(squeezed, now, 1)
         else:

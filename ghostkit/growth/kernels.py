@@ -84,7 +84,7 @@ def unfolded(x: Tensor, kernel_size: Side, dimensions: int, dilation: Side = 1) 
     """Return the k x k patches (samples, channels, k*k, positions) of enough samples for moments of ``dimensions``."""
     x = x[: moment_samples(x, dimensions)].double()
     kernel, spread = both(kernel_size), both(dilation)
-    padding = [gap * (side - 1) // 2 for side, gap in zip(kernel, spread, strict=True)]
+    padding = tuple(gap * (side - 1) // 2 for side, gap in zip(kernel, spread, strict=True))
     patches = F.unfold(x, kernel, dilation=spread, padding=padding)
     return patches.view(len(x), x.shape[1], kernel[0] * kernel[1], -1)
 

@@ -125,6 +125,8 @@ def sites(host: nn.Module, example: torch.Tensor | None = None) -> list[Site]:
     Raises:
         GhostkitError: if the host cannot be traced, or does not accept the example.
     """
+    if getattr(host, "deployed", False):
+        raise GhostkitError("a deployed copy has no BN left and does not grow; grow the network that it was made from")
     if example is not None:
         check_accepts(host, example)
     channels = channel_sites(host, trace(host))
