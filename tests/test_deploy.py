@@ -368,5 +368,5 @@ def test_a_network_without_convolutions_needs_an_example() -> None:
 
 def test_a_deployed_copy_does_not_grow() -> None:
     copied = ghostkit.deploy(ghostkit.build("seedling", 5, 1), torch.randn(2, 1, 12, 12))
-    with pytest.raises(GhostkitError, match="a deployed copy has no BN left and does not grow"):
+    with pytest.raises(ghostkit.GhostkitError, match="a deployed copy has no BN left and does not grow"):
         ghostkit.grow(copied, ghostkit.AddBranch("blocks.0.0.ghost1"))
