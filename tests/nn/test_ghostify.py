@@ -149,7 +149,7 @@ def test_what_keep_names_stays_with_all_that_it_holds() -> None:
         (lambda: nn.Linear(3, 3), {}, ["nothing in Linear", "it has no convolution"]),
         (torchvision.models.resnext50_32x4d, {}, ["ResNeXt", "grouped convolutions"]),
     ],
-    ids=str,
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
 )
 def test_what_does_not_fit_is_refused_and_quoted(model, arguments, words) -> None:
     if not words:
