@@ -24,7 +24,7 @@ def test_the_first_example_is_short():
     assert len(lines) <= 6
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=["first", "own"])
+@pytest.mark.parametrize("block", BLOCKS, ids=["first", "own", "theirs"])
 def test_an_example_runs(block, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for long, short in SHORTER.items():
