@@ -176,16 +176,24 @@ def export(
         str | None,
         typer.Option(metavar="CxHxW", help="Shape of the images.", show_default="that which the network grew on"),
     ] = None,
+    deployed: Annotated[
+        bool, typer.Option("--deployed/--as-trained", help="Fold every BN into the convolution before it, or keep all.")
+    ] = False,
 ) -> None:
     """Write a grown network for other runtimes, in batches of any size, and check what was written.
 
     Example: ghostkit export runs/first --to first.onnx
     """
+    import torch
+
+    from ghostkit.deploying import deploy
     from ghostkit.exporting import export as exported
     from ghostkit.exporting import image_shape_of, read_network
 
     model = read_network(source)
     shape = image_shape_of(model) if image is None else _shape(image)
+    if deployed:
+        model = deploy(model, torch.rand(2, *shape))
     difference = exported(model, to, shape)
     typer.echo(f"{_near(to)}: images of {' x '.join(map(str, shape))}, any number of them")
     typer.echo(f"largest difference to the network, relative to the largest output: {difference:.1e}")

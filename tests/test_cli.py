@@ -222,16 +222,18 @@ def test_evaluate_reads_published_weights_and_a_folder_per_class(here):
     assert "give model, one of ghostnet_050" in invoke("evaluate", "mine.pth", "-p", "data", "folder:val").stderr
 
 
-@pytest.mark.parametrize("words", [[], ["--image", "1x16x16"]])
+@pytest.mark.parametrize("words", [[], ["--image", "1x16x16"], ["--deployed"]])
 def test_export_writes_the_network_of_a_run_and_says_how_well(here, words):
     shutil.copytree(trained(), here / "first")
     shown = invoke("export", "first", "--to", "model.pt2", *words)
     assert shown.exit_code == 0, shown.stderr
-    side = 16 if words else 8
+    side = 16 if "--image" in words else 8
     first, second = shown.stdout.splitlines()
     assert first == f"model.pt2: images of 1 x {side} x {side}, any number of them"
     assert float(second.rpartition(" ")[2]) < 1e-4
-    assert torch.export.load("model.pt2").module()(torch.zeros(3, 1, side, side)).shape == (3, 10)
+    program = torch.export.load("model.pt2")
+    assert program.module()(torch.zeros(3, 1, side, side)).shape == (3, 10)
+    assert any("running_mean" in name for name in program.state_dict) == ("--deployed" not in words), "BN is folded"
 
 
 @pytest.mark.parametrize(

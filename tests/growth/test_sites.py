@@ -242,8 +242,11 @@ def test_an_example_that_the_network_does_not_accept_is_refused_and_the_mode_kep
 
 
 def test_a_network_that_cannot_be_traced_is_refused_with_the_reason() -> None:
-    with pytest.raises(GhostkitError, match=r"Branching cannot be traced.*control flow"):
+    with pytest.raises(GhostkitError, match=r"Branching cannot be traced.*control flow") as caught:
         sites(Branching())
+    line = "'return self.ghost(x) if x.sum() > 0 else x' (test_sites.py, line "
+    assert f"It stopped at {line}" in str(caught.value), "the line is the user's own"
+    assert "write the line with tensor operations alone" in str(caught.value)
 
 
 def test_a_site_that_does_not_exist_is_refused_with_those_that_do() -> None:
