@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ghostkit.growth.edits import AddBranch, AddIntrinsic, Edit, WidenStage
+from ghostkit.growth.blocks import identity_like
+from ghostkit.growth.edits import AddBlock, AddBranch, AddIntrinsic, Edit, WidenStage
 from ghostkit.growth.surgery import Surgery
 from ghostkit.nn.ghost import GhostModule
 
@@ -29,8 +30,10 @@ def fitted(edit: Edit, host: nn.Module, owners: Mapping[str, Tensor]) -> Edit:
         host: the network as it is now.
         owners: path of a layer -> (in_channels,) who brought each input column since, as :func:`note_columns` keeps it.
     """
+    if isinstance(edit, AddBlock) and edit.tensors is not None:
+        return edit if fits(edit, host) else replace(edit, tensors=None)  # it then draws weights of its own
     if not isinstance(edit, AddBranch | AddIntrinsic | WidenStage) or edit.tensors is None:
-        return edit  # a block names its width, layers come first, and links have no weights
+        return edit  # layers come first, and links have no weights
     if isinstance(edit, AddBranch):
         module = host.get_submodule(edit.site)
         rows = edit.tensors["rows"]
@@ -47,6 +50,17 @@ def fitted(edit: Edit, host: nn.Module, owners: Mapping[str, Tensor]) -> Edit:
             rows = full
         wider[name] = rows
     return replace(edit, tensors=wider)
+
+
+def fits(edit: AddBlock, host: nn.Module) -> bool:
+    """Return whether the weights of a new block fit the row that it goes into.
+
+    They do not where the block before it is a lone writer of its channels, a width site, and was widened in between.
+    """
+    known = edit.tensors or {}
+    with torch.random.fork_rng(devices=[]):
+        block, _ = identity_like(host.get_submodule(f"{edit.site}.{edit.after}"), edit.hidden)
+    return all(name in known and known[name].shape == value.shape for name, value in block.state_dict().items())
 
 
 def reading_path(host: nn.Module, path: str) -> str:

@@ -12,7 +12,8 @@ from torch import nn
 
 from ghostkit import costs
 from ghostkit.errors import GhostkitError
-from ghostkit.growth import AddBlock, AddBranch, AddIntrinsic, History, grow, history_of, rebuild
+from ghostkit.growth import AddBlock, AddBranch, AddIntrinsic, History, grow, history_of, identity_like, rebuild
+from ghostkit.growth.candidates import candidates
 from ghostkit.nn import GhostModule, build
 from ghostkit.nn.ghostnet import Row
 
@@ -116,3 +117,15 @@ def test_growth_lets_a_network_fit_what_its_seedling_cannot(host: Callable, trai
         losses[grown] = loss
     assert losses[True] < 0.7 * losses[False]
     assert F.cross_entropy(model(images), targets) < losses[False]
+
+
+def test_a_block_found_behind_channels_that_the_same_event_widens_draws_weights_that_fit() -> None:
+    rows = [[1, 4, 1, 1], [2, 8, 2, 2]]  # the first block alone writes what the second reads: a width site
+    model = build("ghost_mobilenet_v2", 4, 1, stages=rows, stem_stride=1, dropout=0.0)
+    images, labels = torch.randn(64, 1, 8, 8), torch.arange(64) % 4
+    frame = candidates(model, images, labels, lambda model, x, y: F.cross_entropy(model(x), y))
+    block = next(edit for edit in frame.edit if isinstance(edit, AddBlock) and edit.after == "1")
+    wider = next(edit for edit in frame.edit if isinstance(edit, AddIntrinsic) and edit.site == "features.1.conv.1")
+    assert grow(model, [wider, block], probe=images).max_logit_change < 1e-5
+    fresh, _ = identity_like(model.get_submodule("features.1"))
+    assert model.get_submodule("features.g1").state_dict().keys() == fresh.state_dict().keys()
