@@ -13,33 +13,40 @@ from ghostkit.data import ImageData
 from ghostkit.errors import GhostkitError
 from ghostkit.growth.depth import link_places
 from ghostkit.growth.sites import sites
+from ghostkit.nn.detectors import Dense
 from ghostkit.nn.ghost import GhostModule
+from ghostkit.tasks import Task
 
 __all__ = ["check_accepts", "check_can_grow", "never_due", "one_image"]
 
 AXES = {"block": "depth", "stage": "stream"}  # where kinds of edit grow; the others grow at width sites
 
 
-def check_accepts(model: nn.Module, config: RunConfig, data: ImageData, example: Tensor) -> None:
-    """Raise a GhostkitError unless ``model`` maps an image to one number for each class.
+def check_accepts(model: nn.Module, task: Task, config: RunConfig, data: ImageData, example: Tensor) -> None:
+    """Raise a GhostkitError unless ``model`` takes the images of ``data`` and puts out what its task asks for.
 
     Args:
         model: the network.
+        task: what it is to learn.
         config: quoted in the message.
         data: the data set.
         example: one of its images (1, C, H, W).
     """
     try:
         with evaluating(model):
-            shape = tuple(model(example).shape)
+            output = model(example)
+            if isinstance(model, Dense):
+                model.places(example)  # a detector's images have legal sizes
     except RuntimeError as error:
         raise GhostkitError(
             f"model={config.model!r} does not accept images of shape {tuple(example.shape[1:])}: {error}"
         ) from None
-    if shape != (1, len(data.classes)):
+    expected = task.mistaken(output, example, len(data.classes))
+    if expected is not None:
+        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise GhostkitError(
-            f"model={config.model!r} with model_options={config.model_options} puts out {shape} for one image; "
-            f"expected (1, {len(data.classes)}), a number for each class of {data.name!r}"
+            f"model={config.model!r} with model_options={config.model_options} puts out {shape} for one image of "
+            f"{data.name!r}; expected {expected}"
         )
 
 

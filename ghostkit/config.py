@@ -20,6 +20,11 @@ from ghostkit.errors import GhostkitError
 __all__ = ["RunConfig"]
 
 ROUNDING = 1e-9
+HEADS: dict[str, tuple[str, ...]] = {
+    "classification": (),
+    "detection": ("fcos", "retinanet"),
+    "segmentation": ("lraspp", "deeplabv3"),
+}
 
 
 class RunConfig(BaseModel):
@@ -32,16 +37,23 @@ class RunConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     # What is learned, and from what.
+    task: Literal["classification", "detection", "segmentation"] = Field(
+        "classification", description="what is said of an image: its class, boxes with classes, or each pixel's class"
+    )
     data: str = Field("digits", description="a name from `ghostkit data`, or folder:PATH")
     data_root: str | None = Field(None, description="folder that holds, or receives, the data set's files")
     train_samples: int | None = Field(None, ge=2, description="train on the first n images only (all when None)")
     test_samples: int | None = Field(None, ge=2, description="evaluate on the first n test images only (all when None)")
+    size: int | None = Field(None, ge=8, description="side of the images in pixels; as the data has it when None")
     augment: Literal["none", "crop", "crop+flip"] = Field("none", description="random padding crop, and mirror images")
 
     # What is grown.
     model: str = Field("seedling", description="a name that ghostkit.build knows")
     model_options: dict[str, Any] = Field(default_factory=dict, description="further arguments of ghostkit.build")
-
+    head: Literal["fcos", "retinanet", "lraspp", "deeplabv3"] | None = Field(
+        None, description="of detection fcos or retinanet, of segmentation lraspp or deeplabv3; the first when None"
+    )
+    head_options: dict[str, Any] = Field(default_factory=dict, description="further arguments of the head")
     weights: str | None = Field(None, description="start from this file of weights, or from this checkpoint's folder")
 
     # How it is trained.
@@ -104,7 +116,9 @@ class RunConfig(BaseModel):
     budget_params: int | None = Field(None, gt=0, description="parameters that growth may not exceed")
     budget_macs: int | None = Field(None, gt=0, description="MACs per image that growth may not exceed")
     budget_milliseconds: float | None = Field(None, gt=0, description="measured latency that growth may not exceed")
-    budget_factor: float = Field(6.0, ge=1, description="when no budget is set: this many times the seedling's MACs")
+    budget_factor: float = Field(
+        6.0, ge=1, description="when no budget is set: this many times the MACs of the seedling, its head left out"
+    )
     probe_samples: int = Field(512, ge=8, description="training images that candidates are scored on")
 
     # How it is run.
@@ -151,6 +165,23 @@ class RunConfig(BaseModel):
                 )
         if self.where == "sprout" and self.roll_back is not None:
             raise ValueError("where='sprout' settles its events by itself; leave roll_back out")
+        return self
+
+    @model_validator(mode="after")
+    def _head_fits_the_task(self) -> RunConfig:
+        fitting = HEADS[self.task]
+        if self.head is not None and self.head not in fitting:
+            raise ValueError(
+                f"head={self.head!r} is none of task={self.task!r}; expected {' or '.join(fitting) or None}"
+            )
+        if self.head_options and not fitting:
+            raise ValueError(f"head_options={self.head_options} without a head: task={self.task!r} has none")
+        if self.resolution < 1 and self.task != "classification":
+            raise ValueError(
+                f"resolution={self.resolution} with task={self.task!r}: only images to be classified are made smaller"
+            )
+        if self.label_smoothing and self.task == "detection":
+            raise ValueError(f"label_smoothing={self.label_smoothing} with task='detection': its focal loss has none")
         return self
 
     def changed(self, **values: Any) -> RunConfig:

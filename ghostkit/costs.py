@@ -111,13 +111,21 @@ def synchronise(device: torch.device) -> None:
 
 
 def output_shapes(host: nn.Module, example: Tensor) -> dict[str, torch.Size]:
-    """Return the output shape of every module that is called and returns a tensor, by path, for one eval forward."""
-    shapes: dict[str, torch.Size] = {}
+    """Return the output shape of every module that is called and returns a tensor, by path, for one eval forward.
+
+    Of a module that is called several times, it is that of the last call.
+    """
+    return {path: called[-1] for path, called in called_shapes(host, example).items()}
+
+
+def called_shapes(host: nn.Module, example: Tensor) -> dict[str, list[torch.Size]]:
+    """Return the output shapes of all calls of every module that returns a tensor, by path, for one eval forward."""
+    shapes: dict[str, list[torch.Size]] = {}
 
     def remember(path: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
             if isinstance(output, Tensor):
-                shapes[path] = output.shape
+                shapes.setdefault(path, []).append(output.shape)
 
         return hook
 
@@ -163,20 +171,36 @@ def positions(layer: nn.Module, shape: torch.Size) -> int:
 def layer_costs(host: nn.Module, example: Tensor) -> dict[str, LayerCost]:
     """Return the cost of every convolution and linear layer of ``host``, by path.
 
+    A layer that is called again, as a detector's head at each level, has an entry ``PATH (2)``, ``(3)``, ... for each
+    further call, without parameters.
+
     Args:
         host: the network, or any part of one.
         example: its input (B, C, H, W).
     """
-    shapes = output_shapes(host, example[:1])
+    shapes = called_shapes(host, example[:1])
     return {
-        path: LayerCost(
-            family_of(layer, shapes[path]),
-            layer.weight.numel() * positions(layer, shapes[path]),
-            sum(parameter.numel() for parameter in layer.parameters()),
+        f"{path} ({call})" if call > 1 else path: LayerCost(
+            family_of(layer, shape),
+            layer.weight.numel() * positions(layer, shape),
+            sum(parameter.numel() for parameter in layer.parameters()) if call == 1 else 0,
         )
         for path, layer in host.named_modules()
-        if isinstance(layer, nn.Conv2d | nn.Linear) and path in shapes
+        if isinstance(layer, nn.Conv2d | nn.Linear)
+        for call, shape in enumerate(shapes.get(path, ()), start=1)
     }
+
+
+def head_macs(host: nn.Module, example: Tensor) -> int:
+    """Return the MACs, for one image of ``example``, of what does not grow in ``host``: a detector's head, say."""
+    grown = getattr(host, "grown_part", "")
+    return sum(cost.macs for path, cost in layer_costs(host, example).items() if not path.startswith(grown))
+
+
+def head_params(host: nn.Module) -> int:
+    """Return the parameters of what does not grow in ``host``."""
+    grown = getattr(host, "grown_part", "")
+    return sum(parameter.numel() for name, parameter in host.named_parameters() if not name.startswith(grown))
 
 
 @dataclass

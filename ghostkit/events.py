@@ -9,7 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from ghostkit.growth.history import GrowthEvent
-from ghostkit.tasks.classification import Scores
+from ghostkit.metrics import METRICS, metric_of
+from ghostkit.tasks import Scores
 
 __all__ = ["CheckpointSaved", "Evaluated", "Event", "Finished", "Grown", "StepDone"]
 
@@ -40,8 +41,9 @@ class Evaluated:
 
     def __str__(self) -> str:
         row = self.row
+        metric = metric_of(row)
         return (
-            f"{row['progress']:4.0%}  epoch {row['epoch']:6.2f}  test accuracy {row['accuracy']:7.2%}  "
+            f"{row['progress']:4.0%}  epoch {row['epoch']:6.2f}  test {METRICS[metric]} {row[metric]:7.2%}  "
             f"test loss {row['loss']:.3f}  {row['params']:,} parameters  {row['macs']:,} MACs"
         )
 
@@ -79,8 +81,9 @@ class Finished:
 
     def __str__(self) -> str:
         result = self.result
+        metric = metric_of(result)
         return (
-            f"done  test accuracy {result['accuracy']:.2%} after {result['steps']:,} steps and "
+            f"done  test {METRICS[metric]} {result[metric]:.2%} after {result['steps']:,} steps and "
             f"{result['growth_events']} growth events in {result['seconds']:.0f} s"
         )
 

@@ -30,6 +30,7 @@ from ghostkit.errors import GhostkitError
 from ghostkit.files import write_atomically
 from ghostkit.growth.grow import replay
 from ghostkit.growth.history import History, json_lines
+from ghostkit.metrics import METRICS, metric_of
 
 __all__ = ["Run", "RunFolder", "summary"]
 
@@ -41,7 +42,6 @@ METRIC_COLUMNS = [
     "seconds",
     "split",
     "loss",
-    "accuracy",
     "learning_rate",
     "params",
     "macs",
@@ -181,8 +181,9 @@ class Run:
         result = self.result
         if not result:
             return f"{self.folder.name}: not over yet"
+        metric = metric_of(result)
         return (
-            f"{self.folder.name}: test accuracy {result['accuracy']:.2%} after {result['steps']:,} steps, "
+            f"{self.folder.name}: test {METRICS[metric]} {result[metric]:.2%} after {result['steps']:,} steps, "
             f"{result['params']:,} parameters, {result['macs']:,} MACs"
         )
 
@@ -193,10 +194,18 @@ class Run:
 
     @property
     def metrics(self) -> pd.DataFrame:
-        """One row a measurement: step, epoch, progress (0 to 1), compute (training MACs), split, loss, accuracy, ..."""
+        """One row a measurement: step, epoch, progress (0 to 1), compute (training MACs), split, loss, accuracy, ...
+
+        In the place of the accuracy, a detector has ``map50``, ``map`` and ``map75``, a segmenter ``miou`` and
+        ``pixel_accuracy``.
+        """
         path = self.folder / "metrics.jsonl"
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        return pd.DataFrame(json_lines(lines, str(path)), columns=METRIC_COLUMNS)
+        rows = list(json_lines(lines, str(path)))
+        measured = list(dict.fromkeys(name for row in rows for name in row if name not in METRIC_COLUMNS))
+        place = METRIC_COLUMNS.index("loss") + 1
+        columns = [*METRIC_COLUMNS[:place], *(measured or ["accuracy"]), *METRIC_COLUMNS[place:]]
+        return pd.DataFrame(rows, columns=columns)
 
     @property
     def history(self) -> History:
@@ -265,7 +274,8 @@ def summary(network: str, runs: Sequence[Run]) -> dict[str, Any]:
 
     Args:
         network: what to call them.
-        runs: the same run over several seeds; accuracies are listed, everything else is averaged.
+        runs: the same run over several seeds; accuracies (of detectors mAP50, of segmenters mIoU) are listed,
+            everything else is averaged.
     """
     results = [run.result for run in runs]
 
@@ -273,7 +283,8 @@ def summary(network: str, runs: Sequence[Run]) -> dict[str, Any]:
         return sum(result[name] for result in results) / len(results)
 
     averages = {name: mean(name) for name in ("params", "macs", "milliseconds", "compute")}
-    return {"network": network, "accuracy": [result["accuracy"] for result in results], **averages}
+    metric = metric_of(results[0]) if results else "accuracy"
+    return {"network": network, metric: [result[metric] for result in results], **averages}
 
 
 def architecture(history: History, last: int) -> pd.DataFrame:

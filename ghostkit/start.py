@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -12,7 +13,7 @@ from torch import nn
 from ghostkit.checkpoint import load
 from ghostkit.errors import GhostkitError
 from ghostkit.growth.history import history_of
-from ghostkit.nn.zoo import build, load_weights, published_names, read_weights
+from ghostkit.nn.zoo import build, head_of, load_weights, published_names, read_weights, with_own_head
 
 __all__ = ["starting_network"]
 
@@ -23,7 +24,8 @@ def starting_network(
     in_channels: int,
     seed: int,
     weights: str | None = None,
-    options: dict[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
+    **headed: Any,
 ) -> nn.Module:
     """Return the network that a run starts from.
 
@@ -34,23 +36,38 @@ def starting_network(
         seed: decides the weights that are drawn at random.
         weights: file of weights, or folder of a checkpoint; where its classes are others, the classifier starts afresh.
         options: further arguments of :func:`ghostkit.build`.
+        **headed: its ``task``, ``head`` and ``head_options``.
 
     Raises:
         GhostkitError: if the weights cannot be read or do not fit.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
+        task = headed.get("task", "classification")
         if weights is not None and Path(weights).is_dir():
-            return with_classes(load(weights), num_classes)
-        model = build(name, **{"num_classes": num_classes, "in_channels": in_channels, **(options or {})})
-    if weights is not None:
-        known, state = model.state_dict(), published_names(read_weights(weights))
-        head = head_of(model)
-        of_head = [key for key in state if key.rpartition(".")[0] == head and key in known]
-        if any(state[key].shape != known[key].shape for key in of_head):
-            state |= {key: known[key] for key in of_head}
-        load_weights(model, state, weights, name)
+            return for_task(load(weights), num_classes, task, weights)
+        headless = task == "classification"  # whose classifier may be replaced, which build() does not
+        arguments = {"num_classes": num_classes, "in_channels": in_channels, **headed, **(options or {})}
+        model = build(name, weights=None if headless else weights, **arguments)
+    if weights is not None and headless:
+        load_weights(model, with_own_head(model, published_names(read_weights(weights))), weights, name)
     return model
+
+
+def for_task(model: nn.Module, num_classes: int, task: str, source: str) -> nn.Module:
+    """Return a network that has grown before, for another run of its task.
+
+    Raises:
+        GhostkitError: if it was made for another task, or, unless it is a classifier, for other classes.
+    """
+    recipe = history_of(model).recipe or {}
+    made, classes = recipe.get("task", "classification"), recipe.get("num_classes")
+    if made != task or (task != "classification" and classes != num_classes):
+        raise GhostkitError(
+            f"weights={source!r} is the checkpoint of a network for {made} of {classes} classes; expected {task} of "
+            f"{num_classes}"
+        )
+    return with_classes(model, num_classes) if task == "classification" else model
 
 
 def with_classes(model: nn.Module, num_classes: int) -> nn.Module:
@@ -70,8 +87,3 @@ def with_classes(model: nn.Module, num_classes: int) -> nn.Module:
         object.__setattr__(model, "recipe", recipe)
         model.growth_history = replace(history, recipe=recipe)  # type: ignore[assignment]
     return model
-
-
-def head_of(model: nn.Module) -> str | None:
-    """Return the path of the classifier: the last linear layer."""
-    return next((path for path, layer in reversed([*model.named_modules()]) if isinstance(layer, nn.Linear)), None)

@@ -23,7 +23,7 @@ from ghostkit.averaging import moving_average
 from ghostkit.checkpoint import load, load_state, save
 from ghostkit.checks import check_accepts, check_can_grow, never_due, one_image
 from ghostkit.config import RunConfig
-from ghostkit.costs import TRAINING_PASS, LatencyTable, latency, macs
+from ghostkit.costs import TRAINING_PASS, LatencyTable, head_macs, head_params, latency, macs
 from ghostkit.data import ImageData, Split, batch_count, batches
 from ghostkit.data import load as load_data
 from ghostkit.data.splits import resized
@@ -48,7 +48,7 @@ from ghostkit.progress import Progress
 from ghostkit.runs import Run, RunFolder
 from ghostkit.snapshot import Snapshot, part, prefixed
 from ghostkit.start import starting_network
-from ghostkit.tasks.classification import Scores, cross_entropy, evaluate
+from ghostkit.tasks import TASKS, Scores
 
 __all__ = ["Trainer", "train"]
 
@@ -73,11 +73,17 @@ class Trainer:
 
     def __init__(self, config: RunConfig, folder: str | Path | None = None, data: ImageData | None = None) -> None:
         self.config = config
+        self.task = TASKS[config.task]
         self.data = data or load_data(
-            config.data, config.data_root, train_samples=config.train_samples, test_samples=config.test_samples
+            config.data,
+            config.data_root,
+            task=config.task,
+            train_samples=config.train_samples,
+            test_samples=config.test_samples,
+            size=config.size,
         )
         self.fabric = make_fabric(config)
-        self.loss = cross_entropy(config.label_smoothing)
+        self.loss = self.task.loss(config.label_smoothing)
         self.progress = Progress()
         self._random = torch.Generator().manual_seed(config.seed + 3).get_state()
         self._small_macs: tuple[tuple[int, ...], int] | None = None
@@ -93,7 +99,7 @@ class Trainer:
         self.model: nn.Module = model.to(self.fabric.device)
         self.optimizer: torch.optim.Optimizer = optimizer
         move_state(optimizer)
-        check_accepts(self.model, config, self.data, one_image(self.data, self.fabric.device))
+        check_accepts(self.model, self.task, config, self.data, one_image(self.data, self.fabric.device))
         fix_threads(
             config, self.fabric.device, lambda: self._batch_macs(model if checkpoint is None else self._start())
         )
@@ -353,7 +359,8 @@ class Trainer:
         """Fix the budget, relative to the seedling where no limit is given, and check that it leaves room."""
         seedling = self.engine.seedling = self.engine.costs()
         if not self.engine.budget.limits():
-            self.engine.budget = Budget(macs=self.config.budget_factor * seedling["macs"])
+            head = head_macs(self.model, self.engine.probe[0])
+            self.engine.budget = Budget(macs=head + self.config.budget_factor * (seedling["macs"] - head))
         if self.config.when != "never":
             self.engine.budget.check(seedling)
 
@@ -370,13 +377,18 @@ class Trainer:
             config.seed,
             config.weights,
             config.model_options,
+            **({} if config.task == "classification" else self._head()),
         )
+
+    def _head(self) -> dict[str, Any]:
+        config = self.config
+        return {"task": config.task, "head": config.head, "head_options": config.head_options}
 
     # -- measuring, saving, finishing --------------------------------------------------------------------------------
 
     def _scores(self, split: Split) -> Scores:
         pairs = batches(split, EVALUATION_BATCH, shuffle=False)
-        return evaluate(self._evaluated(), self._on_device(pairs), len(self.data.classes))
+        return self.task.evaluate(self._evaluated(), self._on_device(pairs), len(self.data.classes))
 
     def _evaluated(self) -> nn.Module:
         """Return the network that is evaluated: the moving average where there is one."""
@@ -397,13 +409,13 @@ class Trainer:
         }
         rows = []
         if progress.images:
-            # The loss that was trained on, averaged since the last row; the accuracy now, on the probe's images.
+            # The loss that was trained on, averaged since the last row; the metrics now, on the probe's images.
             mean = progress.losses / progress.images
-            train = evaluate(self._evaluated(), [self.engine.probe], len(self.data.classes))
-            rows.append({**common, "split": "train", "loss": mean, "accuracy": train.accuracy})
+            train = self.task.evaluate(self._evaluated(), [self.engine.probe], len(self.data.classes))
+            rows.append({**common, "split": "train", "loss": mean, **train.metrics()})
             observe_loss(self.engine.state, mean)
             progress.losses, progress.images = 0.0, 0
-        row = {**common, "split": "test", "loss": scores.loss, "accuracy": scores.accuracy}
+        row = {**common, "split": "test", "loss": scores.loss, **scores.metrics()}
         rows.append(row)
         self._worth_saving = True
         while progress.next_evaluation - ROUNDING <= self.done:
@@ -465,15 +477,22 @@ class Trainer:
         assert self.run is not None
         self.run.cut_metrics(written)
 
+    def _apart(self) -> dict[str, int]:
+        """Return the size of a head that does not grow, where there is one."""
+        if self.config.task == "classification":
+            return {}
+        return {"head_params": head_params(self.model), "head_macs": head_macs(self.model, self.engine.probe[0])}
+
     def _finish(self) -> dict[str, Any]:
         scores = self._scores(self.data.test)
         image = self.engine.probe[0][:1]
         events = history_of(self.model).events
         result = {
-            "accuracy": scores.accuracy,
-            "accuracy_top5": scores.accuracy_top5,
+            **scores.metrics(),
+            **scores.details(),
             "loss": scores.loss,
             "params": self.engine.params,
+            **self._apart(),
             "macs": self.engine.macs,
             "milliseconds": latency(self.model, image),
             "compute": self.progress.compute,

@@ -16,7 +16,7 @@ from ghostkit.errors import GhostkitError
     [
         ({"epoch": 3}, r"unknown parameter 'epoch'; did you mean 'epochs'\?"),
         ({"learning_rat": 0.1}, r"unknown parameter 'learning_rat'; did you mean 'learning_rate'\?"),
-        ({"xyz": 3}, "unknown parameter 'xyz'; known are data, .*keep_checkpoints"),
+        ({"xyz": 3}, "unknown parameter 'xyz'; known are task, .*keep_checkpoints"),
         ({"epochs": "many"}, "parameter epochs = 'many': .*number"),
         ({"seed": 1.5}, "parameter seed = 1.5: .*integer"),
         ({"data": 3}, "parameter data = 3: .*string"),

@@ -1,13 +1,14 @@
-"""Every named data set: what it holds, where its files are looked for, and how they are got.
+"""Every named data set: what it holds, for which tasks, where its files are looked for, and how they are got.
 
 The table below is the catalogue, and ``ghostkit data`` prints it with what is found here. Nothing is downloaded unless
-that is asked for.
+that is asked for. The forms in which a user's own data are given have a room of their own.
 """
 
 from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,12 @@ import pandas as pd
 from ghostkit.data import readers
 from ghostkit.data.folders import reason
 from ghostkit.data.idx import find_idx
+from ghostkit.data.own import FOLDER, OWN, form_of
+from ghostkit.data.splits import TASKS, Task
 from ghostkit.errors import GhostkitError
 
-__all__ = ["FOLDER", "SOURCES", "Source", "default_root", "find_home", "sources"]
+__all__ = ["FOLDER", "SOURCES", "Source", "default_root", "find_home", "require_task", "sources"]
 
-FOLDER = "folder:"
 IDX_FILES = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
 DEBIAN_FASHION = "/usr/share/datasets/fashion-mnist"  # of Debian's package dataset-fashion-mnist
 IMAGENET_ARCHIVES = ("ILSVRC2012_devkit_t12.tar.gz", "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")
@@ -34,52 +36,64 @@ class Source:
 
     Args:
         images: what it holds, in words.
-        read: turns the folder that holds the files into images and labels.
+        read: for each task that it offers, what turns the folder that holds the files into images and labels.
         homes: folders that are searched, in this order, each below the root or absolute; none for embedded data.
         files: files or folders that a home must hold; idx files may be gzipped.
         torchvision: name of torchvision's class that downloads it; "" if it cannot be downloaded.
         calls: the options of each call of that class that is needed to get everything.
         get: another way to get it, for people; ROOT stands for the data root.
+        items: the data set that it is composed of, if that is found; or else it is composed of embedded data.
     """
 
     images: str
-    read: readers.Reader
+    read: Mapping[Task, readers.Reader]
     homes: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
     torchvision: str = ""
     calls: tuple[dict[str, Any], ...] = NO_OPTIONS
     get: str = ""
+    items: str = ""
 
 
 def _idx(class_name: str, *more_homes: str, get: str = "") -> Source:
     """Return MNIST or one of the data sets made in its image: same sizes, same files, same layout."""
     homes = (f"{class_name}/raw", *more_homes)
     read = readers.read_idx_files(class_name)
-    return Source("60,000 + 10,000, 28x28 grey", read, homes, IDX_FILES, class_name, get=get)
+    return Source("60,000 + 10,000, 28x28 grey", {"classification": read}, homes, IDX_FILES, class_name, get=get)
+
+
+def _scenes(colours: str, *, tinted: bool) -> Source:
+    """Return scenes in grey or tinted, the same ones but for their colours."""
+    read: dict[Task, readers.Reader] = {
+        "detection": readers.read_scenes(tinted=tinted, masks=False),
+        "segmentation": readers.read_scenes(tinted=tinted, masks=True),
+    }
+    images = f"4,000 + 1,000 or as many as asked for, 64x64 to 128x128 {colours}: real items, composed scenes"
+    return Source(images, read, items="fashion-mnist")
 
 
 SOURCES: dict[str, Source] = {
-    "digits": Source("1,401 + 396, 8x8 grey", readers.read_digits),
+    "digits": Source("1,401 + 396, 8x8 grey", {"classification": readers.read_digits}),
     "fashion-mnist": _idx("FashionMNIST", DEBIAN_FASHION, get="`apt-get install dataset-fashion-mnist`"),
     "mnist": _idx("MNIST"),
     "kmnist": _idx("KMNIST"),
     "cifar-10": Source(
         images="50,000 + 10,000, 32x32 colour",
-        read=readers.read_cifar("CIFAR10"),
+        read={"classification": readers.read_cifar("CIFAR10")},
         homes=("cifar-10-batches-py",),
         files=(*(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "batches.meta"),
         torchvision="CIFAR10",
     ),
     "cifar-100": Source(
         images="50,000 + 10,000, 32x32 colour",
-        read=readers.read_cifar("CIFAR100"),
+        read={"classification": readers.read_cifar("CIFAR100")},
         homes=("cifar-100-python",),
         files=("train", "test", "meta"),
         torchvision="CIFAR100",
     ),
     "svhn": Source(
         images="73,257 + 26,032, 32x32 colour",
-        read=readers.read_svhn,
+        read={"classification": readers.read_svhn},
         homes=(".",),
         files=("train_32x32.mat", "test_32x32.mat"),
         torchvision="SVHN",
@@ -87,13 +101,13 @@ SOURCES: dict[str, Source] = {
     ),
     "eurosat": Source(
         images="27,000, a fifth held out, 64x64 colour",
-        read=readers.read_eurosat,
+        read={"classification": readers.read_eurosat},
         homes=("eurosat/2750",),
         torchvision="EuroSAT",
     ),
     "imagenette": Source(
         images="9,469 + 3,925, photographs in colour",
-        read=readers.read_imagenette,
+        read={"classification": readers.read_imagenette},
         homes=tuple(readers.IMAGENETTE),
         files=("train", "val"),
         torchvision="Imagenette",
@@ -101,11 +115,37 @@ SOURCES: dict[str, Source] = {
     ),
     "imagenet": Source(
         images="1,281,167 + 50,000, photographs in colour",
-        read=readers.read_imagenet,
+        read={"classification": readers.read_imagenet},
         homes=("imagenet",),
         files=("train", "val"),
         get=f"register at https://image-net.org, put {', '.join(IMAGENET_ARCHIVES)} into ROOT/imagenet, and run "
         "`ghostkit data imagenet --download`, which unpacks them",
+    ),
+    "scenes": _scenes("grey", tinted=False),
+    "scenes-colour": _scenes("tinted", tinted=True),
+    "voc": Source(
+        images="5,717 + 5,823 with boxes, 1,464 + 1,449 with masks, photographs in colour",
+        read={"detection": readers.read_voc_2012_boxes, "segmentation": readers.read_voc_2012_masks},
+        homes=("VOCdevkit/VOC2012",),
+        files=("JPEGImages", "Annotations", "SegmentationClass", "ImageSets"),
+        torchvision="VOCDetection",
+        calls=({"year": "2012", "image_set": "train"},),
+    ),
+    "coco": Source(
+        images="118,287 + 5,000, photographs in colour",
+        read={"detection": readers.read_coco_2017},
+        homes=("coco",),
+        files=("train2017", "val2017", *(f"annotations/instances_{part}2017.json" for part in ("train", "val"))),
+        get="unpack train2017.zip, val2017.zip and annotations_trainval2017.zip of https://cocodataset.org/#download "
+        "into ROOT/coco",
+    ),
+    "oxford-iiit-pet": Source(
+        images="3,680 + 3,669, photographs in colour",
+        read={"classification": readers.read_pet_breeds, "segmentation": readers.read_pet_masks},
+        homes=("oxford-iiit-pet",),
+        files=("images", "annotations/trainval.txt", "annotations/test.txt", "annotations/trimaps"),
+        torchvision="OxfordIIITPet",
+        calls=({"split": "trainval", "target_types": "segmentation"},),
     ),
 }
 
@@ -118,24 +158,47 @@ def default_root() -> Path:
 def sources(root: str | Path | None = None) -> pd.DataFrame:
     """Return one row per data set: ``name``, ``task``, ``images``, ``found``, ``where`` and ``get``.
 
+    A data set that offers several tasks has them all in ``task``, with commas between them.
     Only the presence of files is looked at: nothing is opened, and nothing is downloaded.
 
     Args:
         root: the folder that holds the data sets; None for :func:`default_root`.
     """
-    rows: list[tuple[str, str, bool, str, str]] = []
+    rows: list[tuple[str, str, str, bool, str, str]] = []
     for name, source in SOURCES.items():
-        if source.homes:
-            home = _found(source, _base(root))
-            rows.append((name, source.images, home is not None, str(home or ""), _ways(name, root)))
+        tasks = ", ".join(source.read)
+        home = _found(SOURCES[source.items or name], _base(root))
+        if home is not None or source.homes:
+            ways = "nothing to get, it is composed" if source.items else _ways(name, root)
+            rows.append((name, tasks, source.images, home is not None, str(home or ""), ways))
         else:
-            rows.append((name, source.images, True, "scikit-learn", "nothing to get, it comes with scikit-learn"))
-    rows.append(
-        (f"{FOLDER}PATH", "your own, grey or colour, any size", True, "PATH", "put images in a folder per class")
-    )
-    frame = pd.DataFrame(rows, columns=["name", "images", "found", "where", "get"])
-    frame.insert(1, "task", "classification")
-    return frame
+            ways = "nothing to get, it comes with scikit-learn"
+            rows.append((name, tasks, source.images, True, "scikit-learn", ways))
+    for form in OWN.values():
+        place = form.form.partition(":")[2]
+        rows.append((form.form, ", ".join(form.read), form.images, True, place, form.get))
+    return pd.DataFrame(rows, columns=["name", "task", "images", "found", "where", "get"])
+
+
+def require_task(name: str, task: Task) -> None:
+    """Raise an error that says what there is, unless a data set of that name offers that task.
+
+    Args:
+        name: a key of ``SOURCES``, or a user's own.
+        task: one of ``TASKS``.
+    """
+    if task not in TASKS:
+        raise GhostkitError(f"unknown task {task!r}, expected one of {', '.join(TASKS)}")
+    own = form_of(name)
+    if own is None and name not in SOURCES:
+        raise GhostkitError(_unknown(name))
+    offered: Mapping[Task, Any] = own.read if own else SOURCES[name].read
+    if task not in offered:
+        able = [other for other, source in SOURCES.items() if task in source.read]
+        able += [form.form for form in OWN.values() if task in form.read]
+        raise GhostkitError(
+            f"{name!r} offers {' and '.join(offered)}, but no {task}; that is offered by {', '.join(able)}"
+        )
 
 
 def find_home(name: str, root: str | Path | None, download: bool) -> Path:
@@ -155,6 +218,8 @@ def find_home(name: str, root: str | Path | None, download: bool) -> Path:
     to_be_made = not base.exists() and (root is None or download)
     if not base.is_dir() and not to_be_made:
         raise GhostkitError(f"the data root {str(base)!r} is no folder; expected one that holds data sets")
+    if source.items:
+        return _found(SOURCES[source.items], base) or base
     if not source.homes:
         return base
     home = _found(source, base)
@@ -188,7 +253,7 @@ def _get(name: str, root: str | Path | None) -> None:
     class_name, calls, options = source.torchvision, source.calls, {"download": True}
     if not class_name:
         place /= source.homes[0]
-        if not all((place / archive).is_file() for archive in IMAGENET_ARCHIVES):
+        if name != "imagenet" or not all((place / archive).is_file() for archive in IMAGENET_ARCHIVES):
             raise GhostkitError(f"{name!r} cannot be downloaded; to get it: {_ways(name, root)}")
         class_name, calls, options = "ImageNet", ({"split": "train"}, {"split": "val"}), {}
     try:
@@ -212,4 +277,5 @@ def _unknown(name: str) -> str:
     if not near and name and Path(name).expanduser().is_dir():
         near = [FOLDER + name]
     hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"unknown data {name!r}; {hint}known are {', '.join(SOURCES)} and {FOLDER}PATH"
+    known = ", ".join([*SOURCES, *(form.form for form in OWN.values())])
+    return f"unknown data {name!r}; {hint}known are {known}"

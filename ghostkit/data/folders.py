@@ -5,14 +5,16 @@ marker and a PNG must have sound checksums to its last chunk, which is quick; a 
 other format, is decoded in full and the decoder has the last word. What only decoding all pixels of a JPEG could tell
 comes up later, as an error that names the file.
 
-Decoding takes the largest central square of an image, upright, and scales it to ``size``. Decoded images are kept as
-bytes if the whole split is small enough, so a second epoch reads no file.
+Decoding stands an image upright, as its EXIF orientation has it. For classification, it takes the largest central
+square and scales it to ``size``; where boxes or masks say something about the whole image, the whole image is scaled to
+fit, and lies in the middle of a black square. Decoded images are kept as bytes if the whole split is small enough, so a
+second epoch reads no file.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -22,10 +24,21 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from ghostkit.data.boxes import fitted
 from ghostkit.data.splits import Labelled, fixed_order, stratified
 from ghostkit.errors import GhostkitError
 
-__all__ = ["EXTENSIONS", "ImageFiles", "Read", "read_classes", "read_folder", "reason"]
+__all__ = [
+    "EXTENSIONS",
+    "ImageFiles",
+    "Read",
+    "channels_of",
+    "read_classes",
+    "read_folder",
+    "reason",
+    "refuse_broken",
+    "upright_size",
+]
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
 GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N")
@@ -37,6 +50,7 @@ TEST_NAMES = ("test", "val", "valid", "validation")
 TEST_SHARE = 0.2
 KEPT_BYTES = 512 * 2**20  # a split whose decoded images need no more than this keeps them
 NAMED = 5  # unreadable files that an error names
+ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)  # the EXIF tag, and its values for an image that is stored on its side
 
 
 class Read(NamedTuple):
@@ -54,10 +68,12 @@ class ImageFiles:
         files: paths, in the order of the labels.
         channels: 1 (grey) or 3 (RGB); every image is converted.
         size: height and width in pixels after decoding.
+        whole: whether the whole image is scaled to fit, and padded with black; or else its central square is taken.
     """
 
-    def __init__(self, files: Iterable[str], channels: int, size: int) -> None:
+    def __init__(self, files: Iterable[str], channels: int, size: int, *, whole: bool = False) -> None:
         self.files = tuple(files)
+        self.whole = whole
         self.shape = (len(self.files), channels, size, size)
         keep = channels * size * size * len(self.files) <= KEPT_BYTES
         self._kept = torch.empty(self.shape, dtype=torch.uint8) if keep else None  # takes memory as it fills
@@ -74,15 +90,20 @@ class ImageFiles:
         """
         _, channels, size, _ = self.shape
         if self._kept is None:
-            return torch.stack([_decoded(self.files[i], channels, size) for i in indices.tolist()])
+            return torch.stack([_decoded(self.files[i], channels, size, self.whole) for i in indices.tolist()])
         for i in indices[~self._known[indices]].tolist():  # two threads may decode one file: to the same bytes
-            self._kept[i] = _decoded(self.files[i], channels, size)
+            self._kept[i] = _decoded(self.files[i], channels, size, self.whole)
             self._known[i] = True
         return self._kept[indices]
 
     def first(self, count: int) -> ImageFiles:
         """Return the first ``count`` files alone."""
-        return ImageFiles(self.files[:count], self.shape[1], self.shape[2])
+        return self.at(range(count))
+
+    def at(self, indices: Iterable[int]) -> ImageFiles:
+        """Return the files at ``indices`` alone."""
+        _, channels, size, _ = self.shape
+        return ImageFiles([self.files[i] for i in indices], channels, size, whole=self.whole)
 
 
 def read_folder(path: Path, size: int) -> Read:
@@ -139,7 +160,7 @@ def read_classes(train: Path, test: Path | None, size: int, *, check: bool) -> R
         if not any(tested.values()):
             raise GhostkitError(f"{str(test)!r} holds no image in a class folder; expected {LAYOUT}")
         parts = [_shuffled(files, labels), _shuffled(*_flattened(tested, classes))]
-    channels = _channels([file for members, _ in parts for file in members]) if check else 3
+    channels = channels_of([file for members, _ in parts for file in members]) if check else 3
     sources = (Labelled(ImageFiles(members, channels, size), targets) for members, targets in parts)
     return Read(classes, *sources)
 
@@ -195,18 +216,30 @@ def _shuffled(files: list[str], labels: Tensor) -> tuple[list[str], Tensor]:
     return [files[i] for i in order.tolist()], labels[order]
 
 
-def _channels(files: list[str]) -> int:
-    """Return 1 if all files are grey and 3 otherwise; raise if any cannot be read."""
+def channels_of(files: Sequence[str]) -> int:
+    """Return 1 if all images are grey and 3 otherwise; every file is checked.
+
+    Raises:
+        GhostkitError: if any cannot be read.
+    """
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         seen = list(pool.map(_check, files))
-    broken = [f"{file!r} ({problem})" for file, (_, problem) in zip(files, seen, strict=True) if problem]
+    refuse_broken([(file, problem) for file, (_, problem) in zip(files, seen, strict=True) if problem], len(files))
+    return 1 if all(grey for grey, _ in seen) else 3
+
+
+def refuse_broken(broken: Sequence[tuple[str, str]], total: int, what: str = "images cannot be read") -> None:
+    """Raise an error that names the first files of ``broken``, and what is wrong with them, if there are any."""
     if broken:
         more = f", and {len(broken) - NAMED} more" if len(broken) > NAMED else ""
-        raise GhostkitError(
-            f"{len(broken)} of {len(files)} images cannot be read: {', '.join(broken[:NAMED])}{more}; "
-            "repair or remove them"
-        )
-    return 1 if all(grey for grey, _ in seen) else 3
+        named = ", ".join(f"{file!r} ({problem})" for file, problem in broken[:NAMED])
+        raise GhostkitError(f"{len(broken)} of {total} {what}: {named}{more}; repair or remove them")
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Return the width and height in pixels that an image has once it stands upright."""
+    width, height = image.size
+    return (height, width) if image.getexif().get(ORIENTATION) in SIDEWAYS else (width, height)
 
 
 def _check(file: str) -> tuple[bool, str]:
@@ -233,10 +266,11 @@ def _ends_as_jpeg(file: str) -> bool:
         return stream.read() == b"\xff\xd9"
 
 
-def _decoded(file: str, channels: int, size: int) -> Tensor:
-    """Return the largest central square of an image, scaled to (channels, size, size), as bytes."""
+def _decoded(file: str, channels: int, size: int, whole: bool) -> Tensor:
+    """Return the largest central square of an image, or all of it on black, at (channels, size, size), as bytes."""
     try:
         with Image.open(file) as opened:
+            fit = fitted(*upright_size(opened), size) if whole else None  # before a draft makes it smaller
             opened.draft(None, (2 * size, 2 * size))  # a JPEG may be decoded smaller: much quicker, and never too small
             image = ImageOps.exif_transpose(opened)
             if image.mode.startswith("I"):  # 16 bits; convert() would clip them instead of scaling
@@ -244,9 +278,14 @@ def _decoded(file: str, channels: int, size: int) -> Tensor:
             if image.mode == "P":  # its transparency may be a table, which only RGBA can hold
                 image = image.convert("RGBA")
             image = image.convert("L" if channels == 1 else "RGB")
-            side = min(image.size)
-            left, top = (image.width - side) / 2, (image.height - side) / 2
-            image = image.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
+            if fit is None:
+                side = min(image.size)
+                left, top = (image.width - side) / 2, (image.height - side) / 2
+                image = image.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
+            else:
+                canvas = Image.new(image.mode, (size, size))
+                canvas.paste(image.resize((fit.width, fit.height), Image.Resampling.BILINEAR), (fit.left, fit.top))
+                image = canvas
             return torch.from_numpy(np.array(image)).view(size, size, channels).permute(2, 0, 1).contiguous()
     except Exception as error:  # as in _check
         raise GhostkitError(f"cannot read the image {file!r}: {reason(error)}; repair or remove it") from None

@@ -11,10 +11,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ghostkit.data.catalog import FOLDER, SOURCES, find_home
-from ghostkit.data.folders import ImageFiles, read_folder
-from ghostkit.data.readers import FILE_SIZE
-from ghostkit.data.splits import Labelled, Split, statistics
+from ghostkit.data.augment import IGNORED
+from ghostkit.data.catalog import SOURCES, find_home, require_task
+from ghostkit.data.folders import ImageFiles
+from ghostkit.data.own import form_of, paths_of
+from ghostkit.data.readers import FILE_SIZE, Wanted, scene_items
+from ghostkit.data.splits import Labelled, Split, Task, statistics
 from ghostkit.errors import GhostkitError
 
 __all__ = ["ImageData", "load"]
@@ -24,19 +26,21 @@ RESIZED_BYTES = 2 * 2**30  # images in memory may not be scaled up to more
 
 @dataclass(frozen=True, eq=False)
 class ImageData:
-    """A data set for classification, its images in memory or within reach.
+    """A data set for one task, its images in memory or within reach.
 
     Args:
         name: as it was asked for.
         train: what is learned from.
         test: what is evaluated on.
-        classes: names of the classes, in the order of their labels.
+        classes: names of the classes, in the order of their labels; for detection without a background, and for
+            segmentation with it where the masks have one.
         channels: 1 (grey) or 3 (RGB).
         height: of every image, in pixels.
         width: of every image, in pixels.
         mean: per channel, of the training split, on pixels scaled to 0..1; both splits are normalised with it.
         std: per channel, likewise.
         where: the folder that the files were found in, or the package that brought them.
+        task: what the labels are for.
     """
 
     name: str
@@ -49,12 +53,14 @@ class ImageData:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     where: str
+    task: Task = "classification"
 
 
 def load(
     name: str,
     root: str | Path | None = None,
     *,
+    task: Task = "classification",
     train_samples: int | None = None,
     test_samples: int | None = None,
     size: int | None = None,
@@ -63,18 +69,20 @@ def load(
     """Return the data set called ``name``, ready to train on.
 
     Args:
-        name: a name from ``sources()``, or ``folder:PATH``, with a folder of images per class.
+        name: a name from ``sources()``; or a user's own: ``folder:PATH``, with a folder of images per class,
+            ``coco:IMAGES,ANNOTATIONS.json``, ``voc:PATH`` or ``masks:IMAGES,MASKS``.
         root: the folder that holds the data sets, as torchvision lays them out; when None, ``$GHOSTKIT_DATA`` or else
-            ``~/.cache/ghostkit/data``. ``folder:PATH`` does not look at it.
-        train_samples: keep the first n training images only; all when None.
-        test_samples: keep the first n test images only; all when None.
-        size: height and width in pixels; when None, as the images are; those decoded from files come at 64, and
-            ``imagenet`` at 224.
+            ``~/.cache/ghostkit/data``. A user's own are not looked for in it.
+        task: what the labels are to be for: classification, detection or segmentation.
+        train_samples: keep the first n training images only; all when None. Of scenes, as many are composed.
+        test_samples: keep the first n test images only; all when None. Of scenes, as many are composed.
+        size: height and width in pixels; when None, as the images are; those decoded from files come at 64,
+            photographs of a named data set with boxes or masks at 128, and ``imagenet`` at 224.
         download: get the files if they are not found.
 
     Raises:
-        GhostkitError: if the name is unknown, files are missing or damaged, fewer than two classes remain, or more
-            images are asked for than there are.
+        GhostkitError: if the name is unknown or does not offer the task, files are missing or damaged, too little
+            remains to learn from, or more images are asked for than there are.
 
     Example:
         >>> data = load("digits")
@@ -83,36 +91,54 @@ def load(
     """
     if size is not None and size < 1:
         raise GhostkitError(f"size is {size}, expected a number of pixels, at least 1")
-    if name.startswith(FOLDER):
-        path = name.removeprefix(FOLDER)
-        if not path:
-            raise GhostkitError(f"{name!r} names no folder; expected folder:PATH")
-        home = Path(path).expanduser()
-        read = read_folder(home, size or FILE_SIZE)
+    require_task(name, task)
+    own = form_of(name)
+    if own:
+        paths = paths_of(name, own)
+        read, where = own.read[task](paths, size or FILE_SIZE), ", ".join(map(str, paths))
     else:
         home = find_home(name, root, download)
-        read = SOURCES[name].read(home, size)
+        read = SOURCES[name].read[task](home, Wanted(size, train_samples, test_samples))
+        where = str(home) if SOURCES[name].homes else scene_items(home) if SOURCES[name].items else "scikit-learn"
     train = _scaled(_first(read.train, train_samples, "train_samples", name), size)
     test = _scaled(_first(read.test, test_samples, "test_samples", name), size)
-    if len(set(train.labels.tolist())) < 2:
-        raise GhostkitError(
-            f"the training images of {name!r} (train_samples={train_samples}) are all of one class, expected two "
-            "classes or more; set train_samples higher"
-        )
+    _require_enough(train, task, name, train_samples)
     mean, std = statistics(train.pixels)
     _, channels, height, width = train.pixels.shape
     return ImageData(
         name=name,
-        train=Split(train.pixels, train.labels, mean, std),
-        test=Split(test.pixels, test.labels, mean, std),
+        train=Split(train.pixels, train.labels, mean, std, task),
+        test=Split(test.pixels, test.labels, mean, std, task),
         classes=read.classes,
         channels=channels,
         height=height,
         width=width,
         mean=mean,
         std=std,
-        where=str(home) if name.startswith(FOLDER) or SOURCES[name].homes else "scikit-learn",
+        where=where,
+        task=task,
     )
+
+
+def _require_enough(train: Labelled, task: Task, name: str, train_samples: int | None) -> None:
+    """Raise an error if there is nothing to tell apart in the training images."""
+    if task == "classification":
+        enough, lack, wanted = len(set(train.labels.tolist())) > 1, "are all of one class", "two classes or more"
+    elif task == "detection":
+        learned = (train.labels[..., 4] >= 0) & (train.labels[..., 5] == 0)
+        enough, lack, wanted = bool(learned.any()), "have no object in them", "one or more that is no crowd"
+    else:
+        seen = set[int]()
+        for mask in train.labels:
+            seen |= set(mask.unique().tolist()) - {IGNORED}
+            if len(seen) > 1:
+                break
+        enough, lack, wanted = len(seen) > 1, "have masks of one class", "two classes or more"
+    if not enough:
+        raise GhostkitError(
+            f"the training images of {name!r} (train_samples={train_samples}) {lack}, expected {wanted}; "
+            "set train_samples higher"
+        )
 
 
 def _first(part: Labelled, count: int | None, argument: str, name: str) -> Labelled:

@@ -20,15 +20,17 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn import functional
 
+from ghostkit.data.augment import augmented
 from ghostkit.errors import GhostkitError
 
 __all__ = [
+    "TASKS",
     "Augment",
     "Labelled",
     "Pixels",
     "Split",
+    "Task",
     "batch_count",
     "batches",
     "fixed_order",
@@ -36,6 +38,8 @@ __all__ = [
     "stratified",
 ]
 
+Task = Literal["classification", "detection", "segmentation"]
+TASKS: tuple[Task, ...] = ("classification", "detection", "segmentation")
 Augment = Literal["none", "crop", "crop+flip"]
 AUGMENTS: tuple[str, ...] = ("none", "crop", "crop+flip")
 SPLIT_SEED = 0  # of every split that a data set does not bring along; no run's seed reaches it
@@ -60,7 +64,7 @@ class Pixels(Protocol):
 
 
 class Labelled(NamedTuple):
-    """Pixels and their labels (N,), as a reader returns them, before anything is normalised."""
+    """Pixels and their labels (N, ...), as a reader returns them, before anything is normalised."""
 
     pixels: Pixels
     labels: Tensor
@@ -72,15 +76,19 @@ class Split:
 
     Args:
         source: the images as bytes, (N, C, H, W).
-        labels: class number of each image, int64, (N,).
+        labels: for classification, the class number of each image, int64, (N,); for detection, its boxes in pixels,
+            float32, (N, M, 6), as :mod:`ghostkit.data.boxes` lays them out; for segmentation, the class number of each
+            pixel, 255 where it is ignored, uint8, (N, H, W).
         mean: per channel, of the *training* split, on pixels scaled to 0..1.
         std: per channel, likewise.
+        task: what the labels are for.
     """
 
     source: Pixels
     labels: Tensor
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    task: Task = "classification"
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -193,7 +201,10 @@ def batches(
     augment: Augment = "none",
     workers: int = 0,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Return the batches of one pass: images (B, C, H, W), normalised float32, and labels (B,), int64.
+    """Return the batches of one pass: images (B, C, H, W), normalised float32, and their labels.
+
+    Labels are class numbers (B,), int64, for classification; boxes (B, M, 6), float32, padded with class -1, for
+    detection; and class numbers (B, H, W), int64, 255 where a pixel is ignored, for segmentation.
 
     A batch is fixed by the split, ``batch_size``, ``shuffle``, ``seed``, ``epoch``, ``augment`` and its own number.
     There are ``batch_count(len(split), batch_size)`` of them.
@@ -206,7 +217,7 @@ def batches(
         epoch: number of the pass, from 0.
         start: number of the first batch to give, from 0; the ones before it cost nothing.
         augment: ``"crop"`` pads by an eighth of the size with black and crops at random, ``"crop+flip"`` also mirrors
-            every other image at random.
+            every other image at random; boxes and masks follow.
         workers: threads that decode files ahead, 0 for as many as the machine suggests (at most 4); images in memory
             need none.
 
@@ -220,35 +231,22 @@ def batches(
         raise GhostkitError(f"unknown augment {augment!r}, expected one of {', '.join(AUGMENTS)}")
     if workers < 0:
         raise GhostkitError(f"workers is {workers}, expected 0 (as many as the machine suggests) or more")
+    if augment != "none" and split.task != "classification":
+        import torchvision.transforms.v2  # noqa: F401  # here, as several threads must not be the first to ask for it
     images = len(split)
     order = torch.randperm(images, generator=_generator(ORDER, seed, epoch)) if shuffle else torch.arange(images)
 
     def batch(number: int) -> tuple[Tensor, Tensor]:
         stop = images if number == count - 1 else (number + 1) * batch_size
         indices = order[number * batch_size : stop]
-        pixels = split.pixels(indices)
+        pixels, labels = split.pixels(indices), split.labels[indices]
         if augment != "none":
             generator = _generator(AUGMENTATION, seed, epoch, number)
-            pixels = _augmented(pixels, generator, flip=augment == "crop+flip")
-        return split.normalise(pixels), split.labels[indices]
+            pixels, labels = augmented(pixels, labels, split.task, generator, flip=augment == "crop+flip")
+        return split.normalise(pixels), labels.long() if split.task == "segmentation" else labels
 
     numbers = range(start, count)
     return (batch(number) for number in numbers) if split.in_memory else _ahead(batch, numbers, workers or _threads())
-
-
-def _augmented(pixels: Tensor, generator: torch.Generator, *, flip: bool) -> Tensor:
-    """Return each image (B, C, H, W) cropped at a place of its own from itself padded with black, perhaps mirrored."""
-    count, _, height, width = pixels.shape
-    down, right = max(1, round(height / 8)), max(1, round(width / 8))
-    windows = functional.pad(pixels, (right, right, down, down)).unfold(2, height, 1).unfold(3, width, 1)
-    # windows: (B, C, 2 down + 1, 2 right + 1, H, W), a view; one of them is picked for each image.
-    top = torch.randint(2 * down + 1, (count,), generator=generator)
-    left = torch.randint(2 * right + 1, (count,), generator=generator)
-    cropped = windows[torch.arange(count), :, top, left]
-    if not flip:
-        return cropped
-    mirrored = torch.randint(2, (count, 1, 1, 1), generator=generator, dtype=torch.bool)
-    return torch.where(mirrored, cropped.flip(-1), cropped)
 
 
 def _generator(stream: int, seed: int, epoch: int, number: int = 0) -> torch.Generator:

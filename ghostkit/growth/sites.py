@@ -7,6 +7,9 @@ stream of a stage, with all that write into it, or the output of an ordinary con
 blocks to which one more block can be added. Nothing here is special to our own networks: what counts as a consumer or
 as channel-wise is what :mod:`ghostkit.growth.layers` has a rule for, and users add rules for layers of their own.
 
+A network of which a part alone shall grow, as the backbone of a detector, says so by an attribute ``grown_part``: what
+the paths of its sites begin with.
+
 Site ids are the paths of modules: of the ghost module, of the stream's first producer, of the row. They stay valid when
 blocks are added, because a new block gets a name of its own (``g1``, ``g2``, ...) and no block is ever renamed.
 """
@@ -187,16 +190,16 @@ class Channels:
 
 def channel_sites(host: nn.Module, graph: fx.Graph) -> Iterator[Site]:
     """Yield the width and stream sites of ``host``, in the order of their first producers."""
-    modules = dict(host.named_modules())
+    modules, inside = dict(host.named_modules()), getattr(host, "grown_part", "")
     calls = [str(node.target) for node in graph.nodes if node.op == "call_module"]
     order, count = {path: place for place, path in enumerate(calls)}, Counter(calls)
     groups = [group for group in gathered(graph, modules) if group.producers and group.consumers]
     for group in sorted(groups, key=lambda group: min(order[path] for path in group.producers)):
         parts = [*group.producers, *group.through, *group.consumers]
         shared = [path for path in parts if count[path] != 1 and not layers.is_weightless(modules[path])]
-        if group.escapes or shared:
-            continue
         producers = sorted(group.producers, key=order.__getitem__)
+        if group.escapes or shared or not producers[0].startswith(inside):
+            continue
         alone = len(producers) == 1 and isinstance(modules[producers[0]], GhostModule)
         yield Site(
             producers[0],

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ghostkit.errors import GhostkitError
+from ghostkit.nn import detectors, segmenters
 from ghostkit.nn.ghost import GhostModule
 from ghostkit.nn.ghostnet import SEEDLING_STAGES, GhostNet
 from ghostkit.nn.hybrids import ghost_mobilenet_v2, ghost_mobilenet_v3, ghost_resnet
@@ -70,6 +71,12 @@ VARIANTS: dict[str, tuple[Callable[..., nn.Module], dict[str, Any]]] = {
     ),
 }
 
+# task -> (what puts a head on a host, the heads there are, the default first)
+HEADED: dict[str, tuple[Callable[..., nn.Module], tuple[str, ...]]] = {
+    "detection": (detectors.detector, detectors.HEADS),
+    "segmentation": (segmenters.segmenter, segmenters.HEADS),
+}
+
 
 def names() -> list[str]:
     """Return the names that :func:`build` knows."""
@@ -81,6 +88,10 @@ def build(
     num_classes: int = 1000,
     in_channels: int = 3,
     weights: str | Path | None = None,
+    *,
+    task: str = "classification",
+    head: str | None = None,
+    head_options: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> nn.Module:
     """Return the network called ``name``, ready to train and to grow.
@@ -91,6 +102,12 @@ def build(
         in_channels: channels of the images.
         weights: file of published weights (safetensors, or the tensors of a ``.pth`` file), loaded strictly; a hybrid
             also takes those of the plain torchvision network, for its plain parts (and with ``ratio=1`` for all of it).
+            A detector or segmenter takes those of the classifier, for its backbone.
+        task: ``"classification"``, or ``"detection"`` or ``"segmentation"``, which put a head on the network's stages.
+        head: of detection ``"fcos"`` or ``"retinanet"``, of segmentation ``"lraspp"`` or ``"deeplabv3"``; the first of
+            them when None.
+        head_options: further arguments of :func:`ghostkit.nn.detectors.detector` or
+            :func:`ghostkit.nn.segmenters.segmenter`.
         **options: further arguments of the network's class; they override the variant's own numbers.
 
     Raises:
@@ -104,18 +121,46 @@ def build(
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise GhostkitError(f"unknown model {name!r}; {hint}known are {', '.join(VARIANTS)}")
     make, numbers = VARIANTS[name]
+    if task not in HEADED and (task != "classification" or head is not None or head_options):
+        raise GhostkitError(
+            f"build(task={task!r}, head={head!r}, head_options={head_options!r}): expected task='classification' "
+            f"without a head, or one of {', '.join(HEADED)}"
+        )
+    arguments = {**numbers, "num_classes": num_classes, "in_channels": in_channels, **options}
     try:
-        arguments = {**numbers, "num_classes": num_classes, "in_channels": in_channels, **options}
         model = make(**arguments)
     except TypeError as error:
         raise GhostkitError(
             f"build({name!r}, {', '.join(f'{k}={v!r}' for k, v in options.items())}): {error}"
         ) from None
-    # The variant's own numbers are written down as well: a stored network must not change when a variant does.
-    object.__setattr__(model, "recipe", {"name": name, **arguments})  # plain data, no part of the network
     if weights is not None:
-        load_weights(model, published_names(read_weights(weights)), weights, name)
+        state = published_names(read_weights(weights))
+        load_weights(model, state if task == "classification" else with_own_head(model, state), weights, name)
+    # The variant's own numbers are written down as well: a stored network must not change when a variant does.
+    recipe = {"name": name, **arguments}
+    if task in HEADED:
+        choices = {"head": head or HEADED[task][1][0], **(head_options or {})}
+        try:
+            model = HEADED[task][0](model, num_classes, in_channels, **choices)
+        except TypeError as error:
+            raise GhostkitError(f"build({name!r}, task={task!r}, head_options={head_options!r}): {error}") from None
+        recipe |= {"task": task, "head": choices.pop("head"), "head_options": choices}
+    object.__setattr__(model, "recipe", recipe)  # plain data, no part of the network
     return model
+
+
+def with_own_head(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return ``state`` with the classifier that ``model`` has, where its own is one for other classes."""
+    known, path = model.state_dict(), head_of(model)
+    own = {key: known[key] for key in state if key.rpartition(".")[0] == path and key in known}
+    if all(state[key].shape == value.shape for key, value in own.items()):
+        return dict(state)
+    return {**state, **own}
+
+
+def head_of(model: nn.Module) -> str | None:
+    """Return the path of the classifier: the last linear layer."""
+    return next((path for path, layer in reversed([*model.named_modules()]) if isinstance(layer, nn.Linear)), None)
 
 
 def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str | Path, name: str) -> None:

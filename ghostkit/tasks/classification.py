@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,8 +12,9 @@ from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_confusion_matrix
 
 from ghostkit.costs import evaluating
+from ghostkit.tasks.task import Batches, Task, one_tensor
 
-__all__ = ["Scores", "cross_entropy", "evaluate"]
+__all__ = ["CLASSIFICATION", "Scores", "cross_entropy", "evaluate"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,14 @@ class Scores:
     accuracy_top5: float
     confusion: Tensor
 
+    def metrics(self) -> dict[str, float]:
+        """Return the accuracy."""
+        return {"accuracy": self.accuracy}
+
+    def details(self) -> dict[str, Any]:
+        """Return the top-5 accuracy."""
+        return {"accuracy_top5": self.accuracy_top5}
+
 
 def cross_entropy(label_smoothing: float = 0.0) -> Callable[[nn.Module, Tensor, Tensor], Tensor]:
     """Return the loss of classification: ``loss(model, images, targets)`` -> mean cross-entropy, in nats."""
@@ -41,7 +51,7 @@ def cross_entropy(label_smoothing: float = 0.0) -> Callable[[nn.Module, Tensor, 
     return loss
 
 
-def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], classes: int) -> Scores:
+def evaluate(model: nn.Module, batches: Batches, classes: int) -> Scores:
     """Return the scores of ``model`` over ``batches``; the model is left as it was.
 
     Args:
@@ -63,3 +73,11 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], classes
         ),
         confusion=multiclass_confusion_matrix(scores, truth, classes, validate_args=False).cpu(),
     )
+
+
+CLASSIFICATION = Task(
+    "classification",
+    cross_entropy,
+    evaluate,
+    lambda output, images, classes: one_tensor(output, (len(images), classes), "a number for each class"),
+)

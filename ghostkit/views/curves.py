@@ -14,19 +14,20 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from ghostkit.metrics import METRICS, metric_of
 from ghostkit.views.columns import check_columns
 from ghostkit.views.theme import AGE_SCALE, BLUE, EMPTY, FAINT, INK, LEGEND_ABOVE, MUTED, OWN_WORDS, finish
 from ghostkit.views.wording import axis_unit, percent, quantity, sparkline, table_text
 
 __all__ = ["training_curves", "training_curves_text"]
 
-METRIC_COLUMNS = ("step", "epoch", "compute", "split", "loss", "accuracy", "params", "macs")
+METRIC_COLUMNS = ("step", "epoch", "compute", "split", "loss", "params", "macs")
 EVENT_COLUMNS = ("event", "epoch", "edits", "params_before", "params_after", "macs_before", "macs_after", "reason")
 NOTHING = "Nothing has been measured yet."
 
 
 def training_curves(metrics: pd.DataFrame, events: pd.DataFrame | None = None) -> go.Figure:
-    """Return loss, accuracy and MACs per image over the epochs, with growth events marked.
+    """Return loss, accuracy (or mAP50, or mIoU) and MACs per image over the epochs, with growth events marked.
 
     Args:
         metrics: ``run.metrics``.
@@ -35,18 +36,19 @@ def training_curves(metrics: pd.DataFrame, events: pd.DataFrame | None = None) -
     Raises:
         GhostkitError: if a column is missing.
     """
-    metrics = pd.DataFrame(columns=METRIC_COLUMNS) if metrics.empty else metrics
-    check_columns(metrics, METRIC_COLUMNS, "metrics")
+    metric = metric_of(metrics)
+    metrics = pd.DataFrame(columns=[*METRIC_COLUMNS, metric]) if metrics.empty else metrics
+    check_columns(metrics, (*METRIC_COLUMNS, metric), "metrics")
     divisor, unit = axis_unit(metrics["macs"], "MAC")
     span = 1.0 if metrics.empty else float(metrics["epoch"].max()) or 1.0
-    figure = go.Figure([*_measured(metrics), _size(metrics, divisor, unit), *_event_marks(events, span)])
+    figure = go.Figure([*_measured(metrics, metric), _size(metrics, divisor, unit), *_event_marks(events, span)])
     return finish(
         figure,
         training_curves_text(metrics, events),
         height=560,
         xaxis={"title": {"text": "epoch"}, "anchor": "y4", "range": [-0.01 * span, 1.015 * span]},
         yaxis2={"title": {"text": "loss (nats)"}, "domain": [0.615, 0.965], "rangemode": "tozero"},
-        yaxis3={"title": {"text": "accuracy (%)"}, "domain": [0.225, 0.575]},
+        yaxis3={"title": {"text": f"{METRICS[metric]} (%)"}, "domain": [0.225, 0.575]},
         yaxis4={"title": {"text": f"{unit}<br>per image"}, "domain": [0, 0.185], "rangemode": "tozero", "nticks": 4},
         # One invisible axis spans the three panels, for the lines that growth events draw through all of them.
         yaxis={"domain": [0, 0.965], "range": [0, 1], "visible": False, "fixedrange": True},
@@ -56,8 +58,8 @@ def training_curves(metrics: pd.DataFrame, events: pd.DataFrame | None = None) -
     )
 
 
-def _measured(metrics: pd.DataFrame) -> list[go.Scatter]:
-    """Return the loss of both splits, then the accuracy of both."""
+def _measured(metrics: pd.DataFrame, metric: str) -> list[go.Scatter]:
+    """Return the loss of both splits, then the ``metric`` of both."""
     splits = (_split(metrics, "train"), "train", FAINT, 1.4), (_split(metrics, "test"), "test", BLUE, 2.2)
     return [
         go.Scatter(
@@ -72,7 +74,7 @@ def _measured(metrics: pd.DataFrame) -> list[go.Scatter]:
             marker={"size": 5},
             hovertemplate=f"{name} {label}<br>epoch %{{x:.2f}}<extra></extra>",
         )
-        for column, axis, factor, label in (("loss", "y2", 1, "loss %{y:.4f}"), ("accuracy", "y3", 100, "%{y:.2f} %"))
+        for column, axis, factor, label in (("loss", "y2", 1, "loss %{y:.4f}"), (metric, "y3", 100, "%{y:.2f} %"))
         for rows, name, colour, width in splits
     ]
 
@@ -177,17 +179,17 @@ def training_curves_text(metrics: pd.DataFrame, events: pd.DataFrame | None = No
     """
     if metrics.empty:
         return NOTHING
-    last = metrics.iloc[-1]
+    last, metric = metrics.iloc[-1], metric_of(metrics)
     spent, size = quantity(last["compute"], "MAC"), quantity(last["macs"], "MAC")
     lines = [f"{last['epoch']:.2f} epochs, {spent} spent; {size} per image at the end"]
     for name in ("train", "test"):
         rows = metrics[metrics["split"] == name]
         if not rows.empty:
-            loss, accuracy = rows["loss"], rows["accuracy"]
+            loss, reached = rows["loss"], rows[metric]
             lines.append(f"{name:<5}  loss      {loss.iloc[0]:8.4f} → {loss.iloc[-1]:8.4f}  {sparkline(loss)}")
             lines.append(
-                f"{name:<5}  accuracy  {percent(accuracy.iloc[0]):>8} → {percent(accuracy.iloc[-1]):>8}"
-                f"  {sparkline(accuracy)}  best {percent(accuracy.max())}"
+                f"{name:<5}  {METRICS[metric]:<8}  {percent(reached.iloc[0]):>8} → {percent(reached.iloc[-1]):>8}"
+                f"  {sparkline(reached)}  best {percent(reached.max())}"
             )
     if events is None or events.empty:
         return "\n".join([*lines, "no growth events"])

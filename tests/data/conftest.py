@@ -5,12 +5,16 @@ from __future__ import annotations
 import gzip
 import struct
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+
+from ghostkit.data import ImageData, catalog, load
 
 Paint = Callable[..., Path]
 
@@ -60,3 +64,37 @@ def write_idx_set() -> Callable[..., Path]:
         return folder
 
     return _write
+
+
+@pytest.fixture
+def digits_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide the data sets of this machine, so that scenes are composed of digits everywhere."""
+    monkeypatch.setenv("GHOSTKIT_DATA", str(tmp_path / "default"))
+    source = catalog.SOURCES["fashion-mnist"]
+    monkeypatch.setitem(catalog.SOURCES, "fashion-mnist", replace(source, homes=source.homes[:1]))
+
+
+class Written(NamedTuple):
+    """Scenes, and the folder that their images ``0.png``, ``1.png``, ... were written to."""
+
+    boxes: ImageData
+    masks: ImageData
+    images: Path
+
+    def numbers(self, pixels: torch.Tensor) -> list[int]:
+        """Return which scene each of some images (N, 1, H, W) is, by its pixels."""
+        scenes = self.boxes.train.pixels(torch.arange(len(self.boxes.train)))
+        return [int((scenes == image).flatten(1).all(1).nonzero()) for image in pixels]
+
+
+@pytest.fixture
+def written(tmp_path: Path, digits_only: None) -> Written:
+    """Ten scenes of 64 px, as a user would have them on disk but for their labels."""
+    boxes, masks = (
+        load("scenes", task=task, train_samples=10, test_samples=1) for task in ("detection", "segmentation")
+    )
+    images = tmp_path / "JPEGImages"
+    images.mkdir()
+    for number, image in enumerate(boxes.train.pixels(torch.arange(10))):
+        Image.fromarray(image[0].numpy()).save(images / f"{number}.png")
+    return Written(boxes, masks, images)

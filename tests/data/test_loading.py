@@ -12,7 +12,7 @@ import torch
 import torchvision
 from scipy.io import savemat
 
-from ghostkit.data import batches, catalog, load, sources
+from ghostkit.data import batches, catalog, load, own, sources
 from ghostkit.errors import GhostkitError
 
 Write = Callable[..., Path]
@@ -242,12 +242,12 @@ def test_a_path_without_its_prefix_is_recognised(two_classes: Path) -> None:
 @pytest.mark.parametrize("name", [name for name, source in catalog.SOURCES.items() if source.homes])
 def test_missing_files_are_listed_with_the_places_and_the_command_that_gets_them(tmp_path: Path, name: str) -> None:
     with pytest.raises(GhostkitError) as raised:
-        load(name)
+        load(name, task=next(iter(catalog.SOURCES[name].read)))
     text = str(raised.value)
     assert f"{name!r} is not here: looked for " in text
     assert all(str(tmp_path / "default" / home) in text for home in catalog.SOURCES[name].homes)
     assert all(file in text for file in catalog.SOURCES[name].files)
-    assert f"`ghostkit data {name} --download`" in text
+    assert ("unpack train2017.zip" if name == "coco" else f"`ghostkit data {name} --download`") in text
 
 
 def test_the_command_that_gets_missing_files_repeats_the_root(tmp_path: Path) -> None:
@@ -314,11 +314,13 @@ def test_the_list_has_a_row_for_every_name_and_says_what_was_found(tmp_path: Pat
     home = write_idx_set(tmp_path / "default" / "KMNIST" / "raw")
     frame = sources().set_index("name")
     assert list(frame.columns) == ["task", "images", "found", "where", "get"]
-    assert list(frame.index) == [*catalog.SOURCES, "folder:PATH"]
-    assert set(frame.index[frame["found"]]) == {"digits", "kmnist", "folder:PATH"}
+    forms = ["folder:PATH", "coco:IMAGES,ANNOTATIONS.json", "voc:PATH", "masks:IMAGES,MASKS"]
+    assert list(frame.index) == [*catalog.SOURCES, *forms]
+    assert set(frame.index[frame["found"]]) == {"digits", "kmnist", "scenes", "scenes-colour", *forms}
     assert frame.loc["kmnist", "where"] == str(home)
     assert (frame.loc[~frame["found"], "where"] == "").all()
-    assert set(frame["task"]) == {"classification"}
+    assert frame.loc["digits", "task"] == "classification"
+    assert frame.loc["scenes", "task"] == frame.loc["voc:PATH", "task"] == "detection, segmentation"
     assert (frame["get"] != "").all()
     assert frame["found"].dtype == bool
 
@@ -336,4 +338,29 @@ def test_listing_opens_and_downloads_nothing(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(catalog.readers, "torchvision_class", refuse)
     monkeypatch.setattr(Path, "open", refuse)
     monkeypatch.setattr(Path, "mkdir", refuse)
-    assert len(sources()) == 11
+    assert len(sources()) == len(catalog.SOURCES) + len(own.OWN)
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "complaint"),
+    [
+        ("digits", "detection", "'digits' offers classification, but no detection; that is offered by scenes, .*coco:"),
+        ("scenes", "classification", "'scenes' offers detection and segmentation, but no classification; .*digits"),
+        ("coco:images,boxes.json", "segmentation", "'coco:images,boxes.json' offers detection, but no segmentation"),
+        ("masks:images,masks", "detection", "offers segmentation, but no detection"),
+        ("digits", "depth", "unknown task 'depth', expected one of classification, detection, segmentation"),
+        ("scenery", "detection", "unknown data 'scenery'; did you mean 'scenes'"),
+        ("coco:images", "detection", r"'coco:images' has 1 path\(s\), .* expected coco:IMAGES,ANNOTATIONS\.json"),
+        ("coco:images,", "detection", r"expected coco:IMAGES,ANNOTATIONS\.json"),
+        ("masks:a,b,c", "segmentation", r"has 3 path\(s\), .* expected masks:IMAGES,MASKS"),
+        ("voc:", "detection", "names no folder; expected voc:PATH"),
+    ],
+)
+def test_a_task_or_a_path_that_is_not_there_is_quoted_with_what_is(name: str, task: Any, complaint: str) -> None:
+    with pytest.raises(GhostkitError, match=complaint):
+        load(name, task=task)
+
+
+def test_coco_itself_says_that_it_cannot_be_downloaded_and_how_it_is_got(tmp_path: Path) -> None:
+    with pytest.raises(GhostkitError, match=r"'coco' cannot be downloaded; .*cocodataset\.org/#download into /.*/coco"):
+        load("coco", tmp_path, task="detection", download=True)

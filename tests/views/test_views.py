@@ -51,12 +51,17 @@ def test_drawing_changes_no_frame(metrics, events, candidates, before, after, cu
         (views.architecture_replay, views.architecture_replay_text, [{}], "There is no network to draw."),
         (views.architecture_replay, views.architecture_replay_text, [{0: EMPTY}], "There is no network to draw."),
         (views.candidate_scores, views.candidate_scores_text, [EMPTY], "No candidates have been scored."),
-        (views.compute_accuracy, views.compute_accuracy_text, [{}], "No test accuracy has been measured yet."),
+        (
+            views.compute_accuracy,
+            views.compute_accuracy_text,
+            [{}],
+            "Nothing has been measured on the test images yet.",
+        ),
         (
             views.compute_accuracy,
             views.compute_accuracy_text,
             [{"run": [EMPTY]}],
-            "No test accuracy has been measured yet.",
+            "Nothing has been measured on the test images yet.",
         ),
     ],
 )
