@@ -56,6 +56,10 @@ class RunConfig(BaseModel):
     head_options: dict[str, Any] = Field(default_factory=dict, description="further arguments of the head")
     weights: str | None = Field(None, description="start from this file of weights, or from this checkpoint's folder")
 
+    shape: str | None = Field(
+        None, description="start from the shape that the run in this folder grew to, its weights drawn afresh"
+    )
+
     # How it is trained.
     epochs: float = Field(36.0, gt=0, description="passes over the training images; ignored when compute is set")
     compute: float | None = Field(None, gt=0, description="stop at this many training MACs, scoring included")
@@ -165,6 +169,12 @@ class RunConfig(BaseModel):
                 )
         if self.where == "sprout" and self.roll_back is not None:
             raise ValueError("where='sprout' settles its events by itself; leave roll_back out")
+        return self
+
+    @model_validator(mode="after")
+    def _one_start(self) -> RunConfig:
+        if self.weights is not None and self.shape is not None:
+            raise ValueError(f"weights={self.weights!r} and shape={self.shape!r}: a run starts from one of them")
         return self
 
     @model_validator(mode="after")

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ghostkit.checkpoint import load
 from ghostkit.errors import GhostkitError
-from ghostkit.growth.history import history_of
+from ghostkit.growth.grow import rebuild
+from ghostkit.growth.history import History, history_of
 from ghostkit.nn.zoo import build, head_of, load_weights, published_names, read_weights, with_own_head
 
 __all__ = ["starting_network"]
@@ -25,6 +26,7 @@ def starting_network(
     seed: int,
     weights: str | None = None,
     options: Mapping[str, Any] | None = None,
+    shape: str | None = None,
     **headed: Any,
 ) -> nn.Module:
     """Return the network that a run starts from.
@@ -36,6 +38,7 @@ def starting_network(
         seed: decides the weights that are drawn at random.
         weights: file of weights, or folder of a checkpoint; where its classes are others, the classifier starts afresh.
         options: further arguments of :func:`ghostkit.build`.
+        shape: folder of a run, whose grown shape decides instead; its weights are drawn afresh.
         **headed: its ``task``, ``head`` and ``head_options``.
 
     Raises:
@@ -44,6 +47,11 @@ def starting_network(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         task = headed.get("task", "classification")
+        if shape is not None:
+            path = Path(shape) / "history.jsonl"
+            if not path.is_file():
+                raise GhostkitError(f"shape={shape!r} is no folder of a run: it has no history.jsonl")
+            return for_task(drawn_afresh(rebuild(History.read(path))), num_classes, task, shape)
         if weights is not None and Path(weights).is_dir():
             return for_task(load(weights), num_classes, task, weights)
         headless = task == "classification"  # whose classifier may be replaced, which build() does not
@@ -51,6 +59,22 @@ def starting_network(
         model = build(name, weights=None if headless else weights, **arguments)
     if weights is not None and headless:
         load_weights(model, with_own_head(model, published_names(read_weights(weights))), weights, name)
+    return model
+
+
+def drawn_afresh(model: nn.Module) -> nn.Module:
+    """Return ``model`` with every layer that growth made or widened started anew, as PyTorch starts such a layer.
+
+    What growth adds begins at zero, which keeps a function. A network that begins with that shape has none to keep.
+    """
+    grown = getattr(model, "grown_part", "")
+    for path, layer in model.named_modules():
+        weight = getattr(layer, "weight", None)
+        widened = (
+            isinstance(weight, Tensor) and weight.dim() > 1 and not bool(weight.transpose(0, 1).flatten(1).any(1).all())
+        )
+        if hasattr(layer, "reset_parameters") and (path.startswith(grown) or widened):
+            layer.reset_parameters()
     return model
 
 
@@ -64,8 +88,7 @@ def for_task(model: nn.Module, num_classes: int, task: str, source: str) -> nn.M
     made, classes = recipe.get("task", "classification"), recipe.get("num_classes")
     if made != task or (task != "classification" and classes != num_classes):
         raise GhostkitError(
-            f"weights={source!r} is the checkpoint of a network for {made} of {classes} classes; expected {task} of "
-            f"{num_classes}"
+            f"{source!r} holds a network for {made} of {classes} classes; expected {task} of {num_classes}"
         )
     return with_classes(model, num_classes) if task == "classification" else model
 

@@ -377,6 +377,7 @@ class Trainer:
             config.seed,
             config.weights,
             config.model_options,
+            config.shape,
             **({} if config.task == "classification" else self._head()),
         )
 

@@ -267,3 +267,28 @@ def test_images_can_be_handed_over_instead_of_a_name(colours, tmp_path, monkeypa
     assert run.history.image == (3, 10, 6)
     assert run.model()(torch.zeros(1, 3, 10, 6)).shape == (1, 3)
     assert [type(event) for event in Trainer(settings, tmp_path, data=colours)] == [Finished]
+
+
+def test_a_run_starts_from_the_shape_that_another_grew_to_with_weights_of_its_own(tmp_path):
+    grown = seedling()
+    for edit in GROWN:
+        grow(grown, edit)
+    (tmp_path / "history.jsonl").write_text("\n".join(history_of(grown).lines()) + "\n")
+    started = starting_network("seedling", 5, 1, 0, shape=str(tmp_path))
+    assert {name: value.shape for name, value in started.state_dict().items()} == {
+        name: value.shape for name, value in grown.state_dict().items()
+    }
+    for path, layer in started.named_modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            assert bool((layer.weight == 1).all()), f"{path} is awake"
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            assert bool(layer.weight.flatten(1).any(1).all()), f"{path} has no filter of zeros"
+            assert bool(layer.weight.transpose(0, 1).flatten(1).any(1).all()), f"{path} has no column of zeros"
+    again = starting_network("seedling", 5, 1, 0, shape=str(tmp_path))
+    assert not differing(started, again), "one seed, one network"
+    assert differing(started, starting_network("seedling", 5, 1, 1, shape=str(tmp_path)))
+
+
+def test_a_shape_that_is_no_run_is_refused(tmp_path):
+    with pytest.raises(ghostkit.GhostkitError, match=r"shape='.*' is no folder of a run: it has no history\.jsonl"):
+        starting_network("seedling", 5, 1, 0, shape=str(tmp_path))

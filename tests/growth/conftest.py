@@ -38,6 +38,7 @@ from ghostkit.nn import GhostBottleneck, GhostModule, GhostNet, build
 from ghostkit.nn.ghostify import ghosted
 from ghostkit.nn.ghostnet import Row
 from ghostkit.nn.links import first_ghost
+from ghostkit.tasks import TASKS
 
 CLASSES = 5
 FIRST_LABEL = 1000.0  # above every number that growth puts into fresh entries
@@ -161,7 +162,40 @@ HOSTS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {  # images 
         (16, 3, 33, 33),
     ),
     "own": (lambda: ghosted(Own(), keep=["row.1.widen"]), (16, 3, 12, 12)),
+    "fcos": (lambda: headed("detection", "fcos", convolutions=1), (16, 1, 32, 32)),
+    "retinanet": (lambda: headed("detection", "retinanet"), (16, 1, 32, 32)),
+    "lraspp": (lambda: headed("segmentation", "lraspp"), (16, 1, 32, 32)),
+    "deeplabv3": (lambda: headed("segmentation", "deeplabv3"), (16, 1, 32, 32)),
 }
+
+
+def headed(task: str, head: str, **options: int) -> nn.Module:
+    """A small backbone with stages of strides 2, 4 and 8 under a head."""
+    stages = ((Row(3, 8, 8, 0, 2),), (Row(3, 16, 12, 0.5, 2), Row(3, 12, 12, 0, 1)), (Row(3, 24, 16, 0, 2),))
+    return build("seedling", CLASSES, 1, task=task, head=head, head_options={"channels": 8, **options}, stages=stages)
+
+
+def draw_targets(model: nn.Module, shape: tuple[int, ...]) -> Tensor:
+    """What a host might have to learn of images of this shape."""
+    task, (count, _, height, width) = task_of(model), shape
+    if task == "segmentation":
+        return torch.randint(CLASSES, (count, height, width)).to(torch.uint8)
+    classes = torch.randint(CLASSES, (count,))
+    if task == "classification":
+        return classes
+    corners = torch.rand(count, 2) * torch.tensor([width / 2, height / 2])
+    far = corners + torch.tensor([width, height]) * (0.25 + 0.25 * torch.rand(count, 2))
+    return torch.cat([corners, far, classes[:, None], torch.zeros(count, 1)], 1)[:, None]
+
+
+def task_of(model: nn.Module) -> str:
+    return getattr(model, "recipe", {}).get("task", "classification")
+
+
+def loss_of(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+    """The loss of the host's own task."""
+    return TASKS[task_of(model)].loss(0.0)(model, images, targets)
+
 
 OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]] = {
     "SGD": lambda parameters: torch.optim.SGD(parameters, lr=0.05, momentum=0.9, weight_decay=0.01),
@@ -175,7 +209,8 @@ def trained(name: str) -> tuple[nn.Module, Tensor, Tensor]:
     make, shape = HOSTS[name]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model, images, targets = make().double(), torch.randn(shape).double(), torch.randint(CLASSES, shape[:1])
+        model, images = make().double(), torch.randn(shape).double()
+        targets = draw_targets(model, shape)
         for module in model.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
@@ -188,7 +223,7 @@ def trained(name: str) -> tuple[nn.Module, Tensor, Tensor]:
 
 def learn(model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, targets: Tensor) -> float:
     optimizer.zero_grad()
-    loss = F.cross_entropy(model(images), targets)
+    loss = loss_of(model, images, targets)
     loss.backward()
     optimizer.step()
     return loss.item()
@@ -219,7 +254,7 @@ def make_optimizer() -> Callable[[str, nn.Module], torch.optim.Optimizer]:
 
 @pytest.fixture
 def train_step() -> Callable[..., float]:
-    """One step of an optimizer on the cross-entropy: ``loss = train_step(model, optimizer, images, targets)``."""
+    """One step of an optimizer on the host's own loss: ``loss = train_step(model, optimizer, images, targets)``."""
     return learn
 
 

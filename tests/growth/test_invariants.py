@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 
 import pytest
@@ -10,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from ghostkit.growth import AddBlock, Edit, grow
+from ghostkit.growth.grow import tensors_in
 from ghostkit.nn import GhostModule
 
 SMALL = ["seedling", "plain seedling", "cut-off ghosts", "odd", "rows", "grown", "own"]
 LARGE = ["ghostnet_100", "ghostnetv2_100", "ghost_resnet18", "ghost_resnet50", "ghost_resnet20"]
-LARGE += ["ghost_mobilenet_v2", "ghost_mobilenet_v3_large"]
+LARGE += ["ghost_mobilenet_v2", "ghost_mobilenet_v3_large", "fcos", "retinanet", "lraspp", "deeplabv3"]
 HOSTS = [*SMALL, *LARGE]
 BRANCHES = [f"branch {side}x{side} {init}" for init in ("random", "found") for side in (3, 5, 7)] + ["branch 3x3 split"]
 INTRINSIC = ["intrinsic random", "intrinsic found", "intrinsic split"]
@@ -50,7 +52,7 @@ def outputs(model: nn.Module, images: Tensor) -> list[Tensor]:
     """What a copy of ``model`` computes in eval mode and in train mode."""
     copied = copy.deepcopy(model)
     with torch.no_grad():
-        return [copied.train(training)(images) for training in (False, True)]
+        return [tensor for training in (False, True) for tensor in tensors_in(copied.train(training)(images))]
 
 
 def changes(before: list[Tensor], after: list[Tensor]) -> list[float]:
@@ -144,7 +146,7 @@ def old_pairs(
     ("name", "optimizer_name"),
     [
         *((name, optimizer) for name in SMALL for optimizer in ("SGD", "Adam", "AdamW")),
-        *zip(LARGE, ("AdamW", "SGD", "Adam", "AdamW", "SGD", "Adam", "AdamW"), strict=True),
+        *zip(LARGE, itertools.cycle(("AdamW", "SGD", "Adam")), strict=False),
     ],
 )
 def test_old_entries_take_the_step_that_they_would_have_taken_without_growth(

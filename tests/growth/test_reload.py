@@ -14,7 +14,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -40,6 +39,8 @@ from ghostkit.growth import (
     undo,
 )
 from ghostkit.growth.candidates import candidates
+from ghostkit.growth.grow import tensors_in
+from ghostkit.tasks import TASKS
 
 EVENTS = [
     [AddBranch("blocks.0.0.ghost1", 7), AddBranch("blocks.0.1.ghost1", 3)],
@@ -60,8 +61,13 @@ class Untimed(LatencyTable):
         self.lines.setdefault(family, (0.0, 0.0))
 
 
-def entropy(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
-    return F.cross_entropy(model(images), targets)
+def loss_of(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+    task = (history_of(model).recipe or {}).get("task", "classification")
+    return TASKS[task].loss(0.0)(model, images, targets)
+
+
+def outputs(model: nn.Module, images: Tensor) -> Tensor:
+    return torch.cat([tensor.detach().flatten() for tensor in tensors_in(model(images))])
 
 
 def batch() -> tuple[Tensor, Tensor]:
@@ -72,7 +78,7 @@ def batch() -> tuple[Tensor, Tensor]:
 
 def next_candidates(model: nn.Module, images: Tensor, targets: Tensor) -> pd.DataFrame:
     return candidates(
-        copy.deepcopy(model), images, targets, entropy, latency=Untimed(), how=("svd", "split"), extras=("saturation",)
+        copy.deepcopy(model), images, targets, loss_of, latency=Untimed(), how=("svd", "split"), extras=("saturation",)
     )
 
 
@@ -91,16 +97,16 @@ def write_down(
     model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, targets: Tensor, report: str
 ) -> None:
     names = {parameter: name for name, parameter in model.named_parameters()}
-    tensors = {"logits": model.eval()(images).detach()}
+    tensors = {"logits": outputs(model.eval(), images)}
     for parameter, state in optimizer.state.items():
         tensors |= {f"{names[parameter]} {key}": value for key, value in state.items()}
     frame = next_candidates(model, images, targets)
     for number, edit in enumerate(frame["edit"]):
         tensors |= {f"{number} {key}": value for key, value in (getattr(edit, "tensors", None) or {}).items()}
     model.train()
-    entropy(model, images, targets).backward()
+    loss_of(model, images, targets).backward()
     optimizer.step()
-    tensors["logits after a step"] = model(images).detach()
+    tensors["logits after a step"] = outputs(model, images)
     save_file({key: value.contiguous() for key, value in tensors.items()}, f"{report}.safetensors")
     rows = json.loads(frame.assign(edit=frame["edit"].map(str)).to_json(orient="records", double_precision=15))
     groups = [[names[parameter] for parameter in group["params"]] for group in optimizer.param_groups]
@@ -155,19 +161,23 @@ def test_a_fresh_process_finds_the_same_logits_optimizer_state_next_candidates_a
     check_alike(tmp_path)
 
 
-HYBRIDS = [
+HOSTS = [
     "ghost_resnet18",
     "ghost_resnet50",
     "ghost_resnet20",
     "ghost_mobilenet_v2",
     "ghost_mobilenet_v3_large",
     "own",
+    "fcos",
+    "retinanet",
+    "lraspp",
+    "deeplabv3",
 ]
 MIXED = ["layer 3x3 random", "intrinsic random", "branch 5x5 random", "branch 3x3 split", "stage random", "block last"]
 
 
-@pytest.mark.parametrize("name", HYBRIDS)
-def test_a_fresh_process_goes_on_with_a_grown_hybrid_as_this_one(
+@pytest.mark.parametrize("name", HOSTS)
+def test_a_fresh_process_goes_on_with_a_grown_network_as_this_one(
     host: Callable, edits_of: Callable, make_optimizer: Callable, train_step: Callable, tmp_path: Path, name: str
 ) -> None:
     model, images, targets = host(name)
