@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -117,6 +117,10 @@ def data(
         Path | None,
         typer.Option(help="The folder that holds, or receives, data sets.", show_default="GHOSTKIT_DATA or a cache"),
     ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(help="classification, detection or segmentation.", show_default="the first that it offers"),
+    ] = None,
 ) -> None:
     """List the data sets, whether they are here and how to get them, or look into one."""
     if name is None:
@@ -134,8 +138,9 @@ def data(
         return
 
     from ghostkit.data import load
+    from ghostkit.data.catalog import tasks_of
 
-    found = load(name, root, download=download)
+    found = load(name, root, task=cast("Any", task) or tasks_of(name)[0], download=download)
     shape = f"{found.channels} x {found.height} x {found.width}"
     classes = ", ".join(found.classes[:10]) + (", ..." if len(found.classes) > 10 else "")
     typer.echo(f"{found.name}: {len(found.train):,} + {len(found.test):,} images of {shape}, from {found.where}")

@@ -32,7 +32,7 @@ from ghostkit.errors import GhostkitError
 from ghostkit.exporting import is_run, read_network
 from ghostkit.growth.history import history_of
 from ghostkit.runs import Run
-from ghostkit.tasks import classification
+from ghostkit.tasks import TASKS, classification
 
 __all__ = ["PARAMETERS", "Evaluation", "evaluate"]
 
@@ -47,6 +47,10 @@ IMAGE_SIZE, CROP = 224, 0.875  # px; share of the scaled image's shorter side th
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "box", "hamming", "lanczos")
 STREAMED = ("imagenet", "imagenette")  # data sets by name with a folder per class in `val`
 WORKERS = 4
+SHOWN = {  # what a metric is called in a report
+    **{"accuracy": "top-1", "accuracy_top5": "top-5"},
+    **{"map50": "mAP50", "map": "mAP", "map75": "mAP75", "miou": "mIoU", "pixel_accuracy": "pixel accuracy"},
+}
 
 
 @dataclass(frozen=True)
@@ -56,24 +60,35 @@ class Evaluation:
     Args:
         source: the run, the checkpoint or the file of weights.
         data: what it was evaluated on.
-        accuracy: share of images whose most likely class is right (top-1), 0 to 1.
-        accuracy_top5: share of images whose class is among the five most likely.
-        loss: mean cross-entropy, in nats.
+        metrics: of a classifier ``accuracy`` (top-1) and ``accuracy_top5``, of a detector ``map50``, ``map`` and
+            ``map75``, of a segmenter ``miou`` and ``pixel_accuracy``; all 0 to 1.
+        loss: mean loss, in nats.
         images: how many there were.
         seconds: how long it took, reading included.
     """
 
     source: str
     data: str
-    accuracy: float
-    accuracy_top5: float
+    metrics: dict[str, float]
     loss: float
     images: int
     seconds: float
 
+    @property
+    def accuracy(self) -> float:
+        """Share of images whose most likely class is right (top-1), of a classifier."""
+        return self.metrics["accuracy"]
+
+    @property
+    def accuracy_top5(self) -> float:
+        """Share of images whose class is among the five most likely, of a classifier."""
+        return self.metrics["accuracy_top5"]
+
     def __str__(self) -> str:
-        shares = f"top-1   {100 * self.accuracy:.2f} %\ntop-5   {100 * self.accuracy_top5:.2f} %"
-        return f"{shares}\nloss    {self.loss:.4f}\nimages  {self.images:,}"
+        width = max(len(SHOWN[name]) for name in self.metrics)
+        width = max(width, len("images"))
+        shares = [f"{SHOWN[name]:<{width}}  {100 * value:.2f} %" for name, value in self.metrics.items()]
+        return "\n".join([*shares, f"{'loss':<{width}}  {self.loss:.4f}", f"{'images':<{width}}  {self.images:,}"])
 
 
 class Images(NamedTuple):
@@ -101,7 +116,7 @@ def evaluate(
     device: str = "auto",
     progress: bool = False,
 ) -> Evaluation:
-    """Return how well a finished network classifies.
+    """Return how well a finished network classifies, detects or segments.
 
     Args:
         source: the folder of a run or of a checkpoint, or a file of published weights (safetensors, or the tensors of a
@@ -152,13 +167,32 @@ def evaluate(
         split, found = held(network, run, data or "", root, mean, std, samples)
         passed = batches(split, batch_size, shuffle=False)
         images = Images(found.name, len(split), len(found.classes), passed)
-    known = getattr(getattr(network, "classifier", None), "out_features", images.classes)
+    recipe = history_of(network).recipe or {}
+    known = recipe.get("num_classes", images.classes)
     if known != images.classes:
         raise GhostkitError(
             f"{images.name!r} has {images.classes} classes, but the network in {str(source)!r} tells {known} apart; "
             "expected one for each of its outputs"
         )
-    return measured(network.to(place), images, source, run.config if run else RunConfig(), progress)
+    config, task = run.config if run else RunConfig(), str(recipe.get("task", "classification"))
+    if task != "classification":
+        return measured_whole(network.to(place), images, source, task, progress)
+    return measured(network.to(place), images, source, config, progress)
+
+
+def measured_whole(network: nn.Module, images: Images, source: Path, task: str, progress: bool) -> Evaluation:
+    """Return the scores of a detector or segmenter, which no sum over batches gives."""
+    device, started = next(network.parameters()).device, time.perf_counter()
+    with tqdm(total=images.total, unit=" images", desc=source.name, disable=not progress) as bar:
+
+        def counted() -> Iterator[tuple[Tensor, Tensor]]:
+            for pixels, targets in images.batches:
+                yield pixels.to(device), targets.to(device)
+                bar.update(len(pixels))
+
+        scores = TASKS[task].evaluate(network, counted(), images.classes)
+    seconds = time.perf_counter() - started
+    return Evaluation(str(source), images.name, scores.metrics(), scores.loss, images.total, seconds)
 
 
 def measured(network: nn.Module, images: Images, source: Path, config: RunConfig, progress: bool) -> Evaluation:
@@ -181,7 +215,8 @@ def measured(network: nn.Module, images: Images, source: Path, config: RunConfig
             loss += scores.loss * size
             bar.update(size)
     n, seconds = images.total, time.perf_counter() - started
-    return Evaluation(str(source), images.name, top1 / n, top5 / n, loss / n, n, seconds)
+    shares = {"accuracy": top1 / n, "accuracy_top5": top5 / n}
+    return Evaluation(str(source), images.name, shares, loss / n, n, seconds)
 
 
 def held(
@@ -189,23 +224,21 @@ def held(
 ) -> tuple[Split, ImageData]:
     """Return test images as the data layer makes them: those of a run, or ``data`` at the size grown on."""
     own, shape = None, history_of(network).image
+    task = (history_of(network).recipe or {}).get("task", "classification")
     if run is not None and not (data and mean and std):
         of, place = run.config, root or run.config.data_root
-        own = load_data(of.data, place, train_samples=of.train_samples, test_samples=of.test_samples)
-    found = load_data(data, root, size=shape[1] if shape else None) if data or own is None else own
+        train, test = of.train_samples, of.test_samples
+        own = load_data(of.data, place, task=task, train_samples=train, test_samples=test, size=of.size)
+    found = load_data(data, root, task=task, size=shape[1] if shape else None) if data or own is None else own
     if shape and shape != (found.channels, found.height, found.width):
         made = f"{found.channels} x {found.height} x {found.width}"
         raise GhostkitError(
             f"{found.name!r} has images of {made}, but the network grew on {' x '.join(map(str, shape))}"
         )
-    trained, test = own or found, found.test
-    order = spread(len(test), samples)
-    if isinstance(test.source, ImageFiles):
-        files = [test.source.files[i] for i in order.tolist()]
-        chosen: Any = ImageFiles(files, found.channels, found.height)
-    else:
-        chosen = test.source[order]
-    return Split(chosen, test.labels[order], tuple(mean or trained.mean), tuple(std or trained.std)), found
+    trained, split = own or found, found.test
+    order = spread(len(split), samples)
+    chosen: Any = split.source.at(order.tolist()) if isinstance(split.source, ImageFiles) else split.source[order]
+    return Split(chosen, split.labels[order], tuple(mean or trained.mean), tuple(std or trained.std), task), found
 
 
 def streamed(data: str, root: str | Path | None, read: Reader, batch_size: int, samples: int | None) -> Images:

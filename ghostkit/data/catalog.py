@@ -22,7 +22,7 @@ from ghostkit.data.own import FOLDER, OWN, form_of
 from ghostkit.data.splits import TASKS, Task
 from ghostkit.errors import GhostkitError
 
-__all__ = ["FOLDER", "SOURCES", "Source", "default_root", "find_home", "require_task", "sources"]
+__all__ = ["FOLDER", "SOURCES", "Source", "default_root", "find_home", "require_task", "sources", "tasks_of"]
 
 IDX_FILES = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
 DEBIAN_FASHION = "/usr/share/datasets/fashion-mnist"  # of Debian's package dataset-fashion-mnist
@@ -180,6 +180,18 @@ def sources(root: str | Path | None = None) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["name", "task", "images", "found", "where", "get"])
 
 
+def tasks_of(name: str) -> tuple[Task, ...]:
+    """Return the tasks that a named data set, or a user's own, offers, the usual one first.
+
+    Raises:
+        GhostkitError: if the name is unknown.
+    """
+    own = form_of(name)
+    if own is None and name not in SOURCES:
+        raise GhostkitError(_unknown(name))
+    return tuple(own.read if own else SOURCES[name].read)
+
+
 def require_task(name: str, task: Task) -> None:
     """Raise an error that says what there is, unless a data set of that name offers that task.
 
@@ -189,10 +201,7 @@ def require_task(name: str, task: Task) -> None:
     """
     if task not in TASKS:
         raise GhostkitError(f"unknown task {task!r}, expected one of {', '.join(TASKS)}")
-    own = form_of(name)
-    if own is None and name not in SOURCES:
-        raise GhostkitError(_unknown(name))
-    offered: Mapping[Task, Any] = own.read if own else SOURCES[name].read
+    offered = tasks_of(name)
     if task not in offered:
         able = [other for other, source in SOURCES.items() if task in source.read]
         able += [form.form for form in OWN.values() if task in form.read]

@@ -48,6 +48,7 @@ def segmenter(
     channels: int = 32,
     finest_stride: int = 4,
     rates: Sequence[int] = RATES,
+    dropout: float = 0.5,
 ) -> Segmenter:
     """Return a segmenter over ``host``, which loses its classifier.
 
@@ -59,6 +60,7 @@ def segmenter(
         channels: of the head's layers.
         finest_stride: of the fine tap, in pixels; the host's finest one where all are coarser.
         rates: dilations of DeepLabV3's three convolutions, in places of the coarsest map.
+        dropout: probability in DeepLabV3's head.
 
     Raises:
         GhostkitError: if a number does not fit, or the host is not known.
@@ -67,17 +69,20 @@ def segmenter(
     """
     if head not in HEADS:
         raise GhostkitError(f"head={head!r} is no segmentation head; expected one of {', '.join(HEADS)}")
-    if channels < 1 or len(rates) != 3 or min(rates) < 1:
+    if channels < 1 or len(rates) != 3 or min(rates) < 1 or not 0 <= dropout < 1:
         raise GhostkitError(
-            f"a segmenter with channels={channels} and rates={rates}: expected three rates, all positive"
+            f"a segmenter with channels={channels}, rates={rates} and dropout={dropout}: expected three rates, all "
+            "positive, and a dropout in [0, 1)"
         )
     tapped = taps_of(host, in_channels)
     fine, last = finest(tapped, finest_stride), len(tapped) - 1
     widths = [width for width, _ in tapped]
     if head == "lraspp":
         return Segmenter(behead(host), LRASPPHead(widths[fine], widths[last], num_classes, channels), (fine, last))
+    pyramid = ASPP(widths[last], list(rates), channels)
+    pyramid.project[-1] = nn.Dropout(dropout)
     layers = (
-        ASPP(widths[last], list(rates), channels),
+        pyramid,
         nn.Conv2d(channels, channels, 3, padding=1, bias=False),
         nn.BatchNorm2d(channels),
         nn.ReLU(),

@@ -165,11 +165,11 @@ HOSTS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {  # images 
     "fcos": (lambda: headed("detection", "fcos", convolutions=1), (16, 1, 32, 32)),
     "retinanet": (lambda: headed("detection", "retinanet"), (16, 1, 32, 32)),
     "lraspp": (lambda: headed("segmentation", "lraspp"), (16, 1, 32, 32)),
-    "deeplabv3": (lambda: headed("segmentation", "deeplabv3"), (16, 1, 32, 32)),
+    "deeplabv3": (lambda: headed("segmentation", "deeplabv3", dropout=0.0), (16, 1, 32, 32)),
 }
 
 
-def headed(task: str, head: str, **options: int) -> nn.Module:
+def headed(task: str, head: str, **options: float) -> nn.Module:
     """A small backbone with stages of strides 2, 4 and 8 under a head."""
     stages = ((Row(3, 8, 8, 0, 2),), (Row(3, 16, 12, 0.5, 2), Row(3, 12, 12, 0, 1)), (Row(3, 24, 16, 0, 2),))
     return build("seedling", CLASSES, 1, task=task, head=head, head_options={"channels": 8, **options}, stages=stages)
