@@ -352,7 +352,9 @@ def test_a_run_without_a_checkpoint_is_refused(tmp_path):
 
 
 def test_the_figures_read_as_a_person_writes_them():
-    found = ghostkit.evaluation.Evaluation("a", "b", {"accuracy": 0.7398, "accuracy_top5": 0.9146}, 1.03456, 50_000, 1.0)
+    found = ghostkit.evaluation.Evaluation(
+        "a", "b", {"accuracy": 0.7398, "accuracy_top5": 0.9146}, 1.03456, 50_000, 1.0
+    )
     assert str(found) == "top-1   73.98 %\ntop-5   91.46 %\nloss    1.0346\nimages  50,000"
     boxes = ghostkit.evaluation.Evaluation("a", "b", {"map50": 0.5, "map": 0.25}, 1.0, 9, 1.0)
     assert str(boxes) == "mAP50   50.00 %\nmAP     25.00 %\nloss    1.0000\nimages  9"

@@ -1,0 +1,77 @@
+"""Any host that can be asked for by name carries any head, at its legal sizes, and grows beneath it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import ghostkit
+from ghostkit.costs import head_macs, head_params, macs, params
+from ghostkit.growth.sites import sites
+from ghostkit.nn.taps import taps, taps_of
+from ghostkit.nn.zoo import names
+
+CLASSES = 4
+COARSEST = {"ghost_resnet20": 4, "ghost_resnet56": 4, "seedling": 4}  # the others' coarsest stride is 32
+
+
+@pytest.mark.parametrize("task", ["detection", "segmentation"])
+@pytest.mark.parametrize("name", names())
+def test_a_host_carries_a_head(name, task):
+    model = ghostkit.build(name, CLASSES, 3, task=task).eval()
+    side = 2 * COARSEST.get(name, 32)
+    images = torch.randn(1, 3, side, side)
+    with torch.no_grad():
+        output = model(images)
+    if task == "segmentation":
+        assert output.shape == (1, CLASSES, side, side)
+    else:
+        assert model.strides[-1] == COARSEST.get(name, 32)
+        assert output["cls_logits"].shape[-1] == CLASSES
+        assert sum(model.places(images)[1]) == output["cls_logits"].shape[1]
+    known = sites(model)
+    assert {site.axis for site in known} == {"width", "stream", "depth"}
+    assert all(site.id.startswith("backbone.") for site in known), "the head stays as it is"
+    readers = {path for site in known for path in site.consumers if not path.startswith("backbone.")}
+    assert readers, "and reads what grows"
+
+
+@pytest.mark.parametrize(
+    ("name", "strides"),
+    [
+        *((name, [2, 4, 8, 16, 32]) for name in ("ghostnet_100", "ghost_mobilenet_v2", "ghost_mobilenet_v3_large")),
+        ("ghost_resnet18", [2, 4, 8, 16, 32]),
+        ("ghost_resnet20", [2, 4]),
+        ("seedling", [2, 4]),
+    ],
+)
+def test_a_host_is_tapped_where_its_stages_end(name, strides):
+    model = ghostkit.build(name, CLASSES, 3)
+    found = taps_of(model, 3)
+    assert [stride for _, stride in found] == strides
+    with torch.no_grad():
+        maps = taps(model.eval(), torch.zeros(1, 3, 64, 64))
+    assert [(level.shape[1], 64 // level.shape[2]) for level in maps] == found
+
+
+def test_the_parameters_and_macs_of_the_head_are_counted_apart():
+    model = ghostkit.build("seedling", CLASSES, 1, task="detection", stem_stride=2)
+    example = torch.zeros(1, 1, 64, 64)
+    backbone = sum(parameter.numel() for parameter in model.backbone.parameters())
+    assert head_params(model) == params(model) - backbone > 0
+    alone = ghostkit.build("seedling", CLASSES, 1, stem_stride=2)
+    spared = macs(alone.blocks[-1], torch.zeros(1, 8, 8, 8)) + alone.classifier.weight.numel()
+    assert macs(model, example) - head_macs(model, example) == macs(alone, example) - spared
+    plain = ghostkit.build("seedling", CLASSES, 1)
+    assert (head_params(plain), head_macs(plain, example)) == (0, 0)
+
+
+def test_weights_of_a_classifier_start_a_detectors_backbone(tmp_path):
+    torch.manual_seed(1)
+    classifier = ghostkit.build("seedling", 7, 1)
+    torch.save(classifier.state_dict(), tmp_path / "classifier.pth")
+    for task in ("detection", "segmentation"):
+        model = ghostkit.build("seedling", CLASSES, 1, weights=tmp_path / "classifier.pth", task=task)
+        mine, theirs = model.backbone.state_dict(), classifier.state_dict()
+        assert mine
+        assert all(torch.equal(value, theirs[name]) for name, value in mine.items())
