@@ -197,6 +197,13 @@ def head_macs(host: nn.Module, example: Tensor) -> int:
     return sum(cost.macs for path, cost in layer_costs(host, example).items() if not path.startswith(grown))
 
 
+def head_sizes(host: nn.Module, example: Tensor) -> dict[str, int]:
+    """Return ``head_params`` and ``head_macs`` of a network of which a part alone grows; nothing of others."""
+    if not hasattr(host, "grown_part"):
+        return {}
+    return {"head_params": head_params(host), "head_macs": head_macs(host, example)}
+
+
 def head_params(host: nn.Module) -> int:
     """Return the parameters of what does not grow in ``host``."""
     grown = getattr(host, "grown_part", "")

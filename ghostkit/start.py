@@ -11,12 +11,31 @@ import torch
 from torch import Tensor, nn
 
 from ghostkit.checkpoint import load
+from ghostkit.config import RunConfig
+from ghostkit.data import ImageData
 from ghostkit.errors import GhostkitError
 from ghostkit.growth.grow import rebuild
 from ghostkit.growth.history import History, history_of
 from ghostkit.nn.zoo import build, head_of, load_weights, published_names, read_weights, with_own_head
 
-__all__ = ["starting_network"]
+__all__ = ["network_of", "starting_network"]
+
+
+def network_of(config: RunConfig, data: ImageData) -> nn.Module:
+    """Return the network that a run of ``config`` on ``data`` starts from."""
+    headed: dict[str, Any] = {}
+    if config.task != "classification":
+        headed = {"task": config.task, "head": config.head, "head_options": config.head_options}
+    return starting_network(
+        config.model,
+        len(data.classes),
+        data.channels,
+        config.seed,
+        config.weights,
+        config.model_options,
+        config.shape,
+        **headed,
+    )
 
 
 def starting_network(

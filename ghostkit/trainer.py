@@ -23,7 +23,7 @@ from ghostkit.averaging import moving_average
 from ghostkit.checkpoint import load, load_state, save
 from ghostkit.checks import check_accepts, check_can_grow, never_due, one_image
 from ghostkit.config import RunConfig
-from ghostkit.costs import TRAINING_PASS, LatencyTable, head_macs, head_params, latency, macs
+from ghostkit.costs import TRAINING_PASS, LatencyTable, head_macs, head_sizes, latency, macs
 from ghostkit.data import ImageData, Split, batch_count, batches
 from ghostkit.data import load as load_data
 from ghostkit.data.splits import resized
@@ -47,7 +47,7 @@ from ghostkit.growth.rates import NewcomerRates
 from ghostkit.progress import Progress
 from ghostkit.runs import Run, RunFolder
 from ghostkit.snapshot import Snapshot, part, prefixed
-from ghostkit.start import starting_network
+from ghostkit.start import network_of
 from ghostkit.tasks import TASKS, Scores
 
 __all__ = ["Trainer", "train"]
@@ -91,7 +91,7 @@ class Trainer:
         self.run = None if folder is None else RunFolder(folder)
         checkpoint = None if self.run is None else self.run.begin(config)
         if checkpoint is None:
-            model = self._start()
+            model = network_of(config, self.data)
             optimizer = make_optimizer(config, model)
         else:
             model, optimizer = load(checkpoint, OPTIMIZERS[config.optimizer])
@@ -101,7 +101,9 @@ class Trainer:
         move_state(optimizer)
         check_accepts(self.model, self.task, config, self.data, one_image(self.data, self.fabric.device))
         fix_threads(
-            config, self.fabric.device, lambda: self._batch_macs(model if checkpoint is None else self._start())
+            config,
+            self.fabric.device,
+            lambda: self._batch_macs(model if checkpoint is None else network_of(config, self.data)),
         )
         self._wrapped, self._stepper = self.fabric.setup(self.model, self.optimizer)
         self._wrapped.train()  # measuring puts it into eval mode for its own time only
@@ -368,23 +370,6 @@ class Trainer:
         """Return the MACs of a batch in the network that the run starts from."""
         return self.config.batch_size * macs(start, one_image(self.data, self.fabric.device))
 
-    def _start(self) -> nn.Module:
-        config = self.config
-        return starting_network(
-            config.model,
-            len(self.data.classes),
-            self.data.channels,
-            config.seed,
-            config.weights,
-            config.model_options,
-            config.shape,
-            **({} if config.task == "classification" else self._head()),
-        )
-
-    def _head(self) -> dict[str, Any]:
-        config = self.config
-        return {"task": config.task, "head": config.head, "head_options": config.head_options}
-
     # -- measuring, saving, finishing --------------------------------------------------------------------------------
 
     def _scores(self, split: Split) -> Scores:
@@ -478,12 +463,6 @@ class Trainer:
         assert self.run is not None
         self.run.cut_metrics(written)
 
-    def _apart(self) -> dict[str, int]:
-        """Return the size of a head that does not grow, where there is one."""
-        if self.config.task == "classification":
-            return {}
-        return {"head_params": head_params(self.model), "head_macs": head_macs(self.model, self.engine.probe[0])}
-
     def _finish(self) -> dict[str, Any]:
         scores = self._scores(self.data.test)
         image = self.engine.probe[0][:1]
@@ -493,7 +472,7 @@ class Trainer:
             **scores.details(),
             "loss": scores.loss,
             "params": self.engine.params,
-            **self._apart(),
+            **head_sizes(self.model, self.engine.probe[0]),
             "macs": self.engine.macs,
             "milliseconds": latency(self.model, image),
             "compute": self.progress.compute,

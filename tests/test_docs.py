@@ -27,5 +27,5 @@ def test_a_network_of_ones_own_is_registered_ghosted_and_grown(capsys):
 
 def test_a_rule_is_two_lines():
     rules = re.findall(r"@\w+\.register\n(.*?)```", PAGE, flags=re.DOTALL)
-    assert len(rules) == 2
-    assert all(len(rule.strip().splitlines()) == 2 for rule in rules)
+    assert len(rules) == 3
+    assert all(len(rule.strip().split("\n\n")[0].splitlines()) == 2 for rule in rules)

@@ -113,7 +113,7 @@ def _rng(part: int, index: int) -> np.random.RandomState:
 
 def _cut(item: Bytes, label: int) -> _Cut:
     """Return an item (h, w) cropped to its silhouette, whose holes are filled."""
-    from scipy.ndimage import label as connected  # type: ignore[import-untyped]  # comes with scikit-learn
+    from scipy.ndimage import label as connected
 
     if not item.any():
         raise GhostkitError(f"an item of class {label} is all black; expected grey on black, to compose scenes of")

@@ -1,0 +1,522 @@
+"""Truth beside prediction: images with their boxes, their masks, or their likeliest classes.
+
+All images of a figure lie on one sheet, a single picture whose unit is one pixel of an image; so pixels stay square and
+crisp, a class is one trace, and zooming keeps pairs together. A class has the same colour in every figure. As colours
+alone cannot tell ten classes apart for everybody, names stand at boxes and regions too. Labels have a fixed size on the
+screen: they are laid out for a narrow figure, and what is apart there is apart in any wider one. A label that finds no
+free place is left out, and its box still says its name when it is pointed at.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from PIL import Image
+
+from ghostkit.errors import GhostkitError
+from ghostkit.predicting import Prediction
+from ghostkit.tasks import TASKS
+from ghostkit.tasks.segmentation import IGNORED
+from ghostkit.views.theme import BLUE, CYCLE, DASHES, GRID, INK, LEGEND_ABOVE, MUTED, OWN_WORDS, finish, notice
+
+__all__ = ["class_colour", "predictions", "predictions_text"]
+
+NOTHING = "There are no predictions to show."
+BACKGROUND = "background"  # a class of this name is left as the image is
+# After the colours of every figure: those that are furthest from all before them, to readers with and without
+# protanopia and deuteranopia (Machado et al., 2009; the least CIELAB distance among the twelve is 18).
+COLOURS = (*CYCLE, "#F0E442", "#661100", "#332288", "#B2DF8A", "#01665E", "#FFAABB")
+COVER = 0.62  # opacity of a mask over its image
+SPECK = 0.01  # share of an image; a smaller region is coloured, but not named in the image
+LIKELIEST = 3
+
+# All in pixels of the screen.
+WIDE, NARROW = 950, 750  # width of a sheet where there is room, and the least at which no text overlaps
+LARGEST = {"classification": 190, "detection": 340, "segmentation": 340}  # side of an image
+BETWEEN, APART = 8, 26  # from truth to prediction, and from one image to the next
+HEADING, LABEL, LINE = 18, 14, 17  # height of a heading, of a label and of a line below an image
+LETTER = 0.58  # mean width of a letter, in font sizes
+MARGIN = {"l": 20, "r": 24, "t": 10, "b": 10}
+
+
+def predictions(
+    found: Sequence[Prediction],
+    classes: Sequence[str],
+    task: str,
+    columns: int = 3,
+    least_score: float = 0.3,
+) -> go.Figure:
+    """Return images with what is in them beside what a network found; of a classifier, below it what is likeliest.
+
+    Args:
+        found: what ``ghostkit.predicting`` returns.
+        classes: names of the classes, in the order of their numbers.
+        task: classification, detection or segmentation.
+        columns: images in a row at most; of detection and segmentation each is a pair.
+        least_score: boxes of a lower score are not drawn, 0 to 1.
+
+    Raises:
+        GhostkitError: if the task is unknown, a number does not fit, or a class has no name.
+    """
+    _check(found, classes, task, least_score)
+    if columns < 1:
+        raise GhostkitError(f"columns={columns} was given; expected 1 or more images in a row")
+    if not found:
+        return notice(NOTHING)
+    sheet = _sheet(found, task, columns)
+    draw = {"classification": _classified, "detection": _detected, "segmentation": _segmented}[task]
+    drawn = draw(sheet, found, classes, least_score)
+    figure = go.Figure(_picture(sheet, drawn.tiles))
+    figure.add_traces([*drawn.traces, *_legend(drawn.present, classes, task)])
+    rows = _legend_rows([classes[number] for number in drawn.present])
+    width, height = sheet.size
+    top = MARGIN["t"] + 20 * rows
+    fitted: dict[str, Any] = {"visible": False, "constrain": "domain"}
+    return finish(
+        figure,
+        predictions_text(found, classes, task, least_score),
+        height=round(sheet.unit * height) + top + MARGIN["b"],
+        annotations=[*drawn.headings, *_apart(drawn.labels, sheet.narrow)],
+        shapes=drawn.bars,
+        xaxis={"constraintoward": "left", "range": [0, width], **fitted},
+        yaxis={"constraintoward": "top", "range": [height, 0], "scaleanchor": "x", **fitted},
+        margin=MARGIN | {"t": top},
+        # What a class's label says would stay when its boxes are switched off.
+        legend=LEGEND_ABOVE | {"y": 1.0, "itemclick": False, "itemdoubleclick": False},
+    )
+
+
+def _check(found: Sequence[Prediction], classes: Sequence[str], task: str, least_score: float) -> None:
+    if task not in TASKS:
+        raise GhostkitError(f"unknown task {task!r}, expected one of {', '.join(TASKS)}")
+    if not 0 <= least_score <= 1:
+        raise GhostkitError(f"least_score={least_score} was given; expected a score from 0 to 1")
+    for one in found:
+        if task == "classification":
+            numbers = [one.truth, len(one.found) - 1]
+        elif task == "detection":
+            numbers = [*one.truth[:, 4].astype(int), *one.found[:, 4].astype(int)]
+        else:
+            numbers = [*np.unique(one.truth[one.truth != IGNORED]), *np.unique(one.found)]
+        if max(numbers, default=0) >= len(classes):
+            raise GhostkitError(
+                f"image {one.number} has class {max(numbers)}, but {len(classes)} names of classes were given; "
+                "expected one for each"
+            )
+
+
+def class_colour(number: int) -> str:
+    """Return the colour of a class: the same in every figure; after twelve they come back lighter, then darker.
+
+    Args:
+        number: of the class, from 0.
+    """
+    turn, place = divmod(number, len(COLOURS))
+    aim = (None, 255, 0)[turn % 3]
+    if aim is None:
+        return COLOURS[place]
+    return "#" + "".join(f"{round(0.5 * channel + 0.5 * aim):02X}" for channel in _rgb(COLOURS[place]))
+
+
+def _rgb(colour: str) -> tuple[int, int, int]:
+    return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
+
+
+@dataclass(frozen=True)
+class _Sheet:
+    """Where everything lies. Lengths are pixels of the images, whose size is ``height`` x ``width``.
+
+    Each image has one panel, or two (truth and prediction), ``gap`` between them, ``head`` above and ``foot`` below.
+    ``unit`` is how long an image's pixel is on the screen, ``narrow`` how long it is where figures are narrow.
+    """
+
+    count: int
+    columns: int
+    panels: int
+    height: int
+    width: int
+    gap: int
+    space: int
+    head: int
+    foot: int
+    unit: float
+    narrow: float
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the sheet."""
+        rows = -(-self.count // self.columns)
+        pair = self.panels * (self.width + self.gap) - self.gap
+        return self.columns * (pair + self.space) - self.space, rows * (self.head + self.height + self.foot)
+
+    def panel(self, number: int, panel: int) -> _Panel:
+        """Return panel 0 or 1 of the image that is shown at place ``number``."""
+        row, column = divmod(number, self.columns)
+        pair = self.panels * (self.width + self.gap) - self.gap
+        left = column * (pair + self.space) + panel * (self.width + self.gap)
+        top = row * (self.head + self.height + self.foot) + self.head
+        return _Panel(left, top, left + self.width, top + self.height)
+
+
+@dataclass(frozen=True)
+class _Panel:
+    """A rectangle on the sheet."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+
+def _sheet(found: Sequence[Prediction], task: str, columns: int) -> _Sheet:
+    panels = 1 if task == "classification" else 2
+    columns = min(columns, len(found))
+    height, width = (max(one.image.shape[axis] for one in found) for axis in (0, 1))
+    free = WIDE - (columns - 1) * APART - columns * (panels - 1) * BETWEEN
+    unit = min(LARGEST[task] / max(height, width), max(free, 1) / (columns * panels * width))
+    gap, space = math.ceil(BETWEEN / unit), math.ceil(APART / unit)
+    across = columns * (panels * (width + gap) - gap + space) - space
+    unit = min(unit, WIDE / across)
+    narrow = min(unit, NARROW / across)
+    below = HEADING + LINE * LIKELIEST + 8 if task == "classification" else 8
+    head, foot = math.ceil(HEADING / narrow), math.ceil(below / narrow)
+    return _Sheet(len(found), columns, panels, height, width, gap, space, head, foot, unit, narrow)
+
+
+@dataclass
+class _Drawn:
+    """What a task draws: pixels by panel, and what lies over them."""
+
+    tiles: list[tuple[_Panel, np.ndarray]]  # (H, W, 3), bytes
+    traces: list[go.Scatter]
+    labels: list[_Label]
+    headings: list[dict[str, Any]]
+    bars: list[dict[str, Any]]
+    present: list[int]  # numbers of the classes that the legend names
+
+
+@dataclass(frozen=True)
+class _Label:
+    """A text that wants to lie in its panel, at the first of ``places`` that is free: x, y, and plotly's anchors."""
+
+    text: str
+    colour: str
+    panel: _Panel
+    places: tuple[tuple[float, float, str, str], ...]
+
+
+def _picture(sheet: _Sheet, tiles: Sequence[tuple[_Panel, np.ndarray]]) -> go.Image:
+    """Return all panels as one PNG on paper white; its pixel (0, 0) spans 0 to 1."""
+    width, height = sheet.size
+    canvas = np.full((height, width, 3), 255, dtype=np.uint8)
+    for panel, pixels in tiles:
+        canvas[panel.top : panel.top + pixels.shape[0], panel.left : panel.left + pixels.shape[1]] = pixels
+    file = io.BytesIO()
+    Image.fromarray(canvas).save(file, "PNG", optimize=True)
+    source = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    return go.Image(source=source, x0=0.5, y0=0.5, dx=1, dy=1, zsmooth=False, hoverinfo="skip")
+
+
+def _coloured(image: np.ndarray) -> np.ndarray:
+    return np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else image
+
+
+def _heading(sheet: _Sheet, panel: _Panel, text: str, below: bool = False) -> dict[str, Any]:
+    # Where images are small, a heading may reach into the gap to the next one.
+    room = sheet.width * sheet.narrow + (APART if sheet.panels == 1 or below else BETWEEN) / 2
+    size = 11 if len(text) * LETTER * 11 <= room else 10
+    place = {"x": panel.left, "y": panel.bottom if below else panel.top, "xanchor": "left"}
+    return {
+        "text": html.escape(_short(text, room, size), quote=False),
+        "showarrow": False,
+        "borderpad": 0,
+        "font": {"size": size, "color": MUTED if below else INK},
+        "yanchor": "top" if below else "bottom",
+        **place,
+    }
+
+
+def _short(text: str, room: float, size: float) -> str:
+    """Return ``text``, cut so that it is at most ``room`` pixels wide at a font ``size``."""
+    letters = max(int(room / (LETTER * size)), 2)
+    return text if len(text) <= letters else text[: letters - 1].rstrip() + "…"
+
+
+def _pair_headings(sheet: _Sheet, number: int, one: Prediction) -> list[dict[str, Any]]:
+    return [
+        _heading(sheet, sheet.panel(number, 0), f"image {one.number} · truth"),
+        _heading(sheet, sheet.panel(number, 1), f"predicted · loss {one.loss:.2f}"),
+    ]
+
+
+def _apart(labels: Sequence[_Label], narrow: float) -> list[dict[str, Any]]:
+    """Return the labels as annotations, each where it overlaps none before it; what finds no such place is left out.
+
+    Widths do not grow with the figure, and distances do; so labels that are apart where an image's pixel is ``narrow``
+    on the screen stay apart where it is longer.
+    """
+    size = 10
+    taken: dict[_Panel, list[tuple[float, float, float, float]]] = {}
+    annotations = []
+    for label in labels:
+        others = taken.setdefault(label.panel, [])
+        wide = len(label.text) * LETTER * size + 6
+        for x, y, across, along in label.places:
+            left = x * narrow - {"left": 0, "center": wide / 2, "right": wide}[across]
+            top = y * narrow - {"top": 0, "middle": LABEL / 2, "bottom": LABEL}[along]
+            box = (left, top, left + wide, top + LABEL)
+            inside = (
+                left >= label.panel.left * narrow - 1
+                and top >= label.panel.top * narrow - 1
+                and box[2] <= label.panel.right * narrow + 1
+                and box[3] <= label.panel.bottom * narrow + 1
+            )
+            if inside and not any(_overlap(box, other) for other in others):
+                others.append(box)
+                annotations.append(
+                    {
+                        "text": html.escape(label.text, quote=False),
+                        "showarrow": False,
+                        "font": {"size": size, "color": INK},
+                        "bgcolor": "rgba(255,255,255,0.88)",
+                        "bordercolor": label.colour,
+                        "borderwidth": 1,
+                        "borderpad": 0,
+                        **{"x": x, "y": y, "xanchor": across, "yanchor": along},
+                    }
+                )
+                break
+    return annotations
+
+
+def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def _legend(present: Sequence[int], classes: Sequence[str], task: str) -> Iterator[go.Scatter]:
+    """Yield a trace without points for each class that is drawn."""
+    for number in present:
+        colour = class_colour(number)
+        looks: dict[str, Any] = {"mode": "markers", "marker": {"symbol": "square", "size": 11, "color": colour}}
+        if task == "detection":
+            looks = {"mode": "lines", "line": {"color": colour, "width": 3, "dash": _dash(number)}}
+        name = html.escape(classes[number], quote=False)
+        yield go.Scatter(x=[None], y=[None], name=name, hoverinfo="skip", showlegend=True, **looks)
+
+
+def _legend_rows(names: Sequence[str]) -> int:
+    """Return how many rows the legend has in a narrow figure: its columns are all as wide as the longest name."""
+    if not names:
+        return 0
+    columns = max(1, int(NARROW / (max(map(len, names)) * LETTER * 11 + 50)))
+    return -(-len(names) // columns)
+
+
+def _dash(number: int) -> str:
+    return DASHES[number // len(COLOURS) % len(DASHES)]
+
+
+def _detected(sheet: _Sheet, found: Sequence[Prediction], classes: Sequence[str], least_score: float) -> _Drawn:
+    drawn = _Drawn([], [], [], [], [], [])
+    lines: dict[int, tuple[list[Any], list[Any], list[str]]] = {}
+    for number, one in enumerate(found):
+        drawn.headings += _pair_headings(sheet, number, one)
+        for place, rows in enumerate((one.truth, _kept(one, least_score))):
+            panel = sheet.panel(number, place)
+            drawn.tiles.append((panel, _coloured(one.image)))
+            for row in rows:
+                label, score = int(row[4]), f" {_whole(row[5])}" if len(row) > 5 else ""
+                x1, x2 = (panel.left + float(x) for x in row[[0, 2]])
+                y1, y2 = (panel.top + float(y) for y in row[[1, 3]])
+                xs, ys, words = lines.setdefault(label, ([], [], []))
+                xs += [x1, x2, x2, x1, x1, None]
+                ys += [y1, y1, y2, y2, y1, None]
+                corners = f"x {row[0]:.0f} to {row[2]:.0f}, y {row[1]:.0f} to {row[3]:.0f} px"
+                said = html.escape(classes[label], quote=False)
+                words += [f"<b>{said}</b>{score}<br>{corners}<br>image {one.number}"] * 6
+                room = sheet.width * sheet.narrow - 6 - len(score) * LETTER * 10
+                text = _short(classes[label], room, 10) + score
+                drawn.labels.append(_Label(text, class_colour(label), panel, _around(x1, y1, x2, y2)))
+    drawn.present = sorted(lines)
+    if lines:
+        # A pale line under all boxes keeps them visible on whatever they lie on.
+        under: dict[str, Any] = {"mode": "lines", "showlegend": False}
+        joined = [sum((lines[label][axis] for label in drawn.present), []) for axis in (0, 1)]
+        halo = {"color": "rgba(255,255,255,0.75)", "width": 4}
+        drawn.traces.append(go.Scatter(x=joined[0], y=joined[1], line=halo, hoverinfo="skip", **under))
+        for label in drawn.present:
+            xs, ys, words = lines[label]
+            line = {"color": class_colour(label), "width": 2, "dash": _dash(label)}
+            named = {"name": html.escape(classes[label], quote=False), "hovertemplate": OWN_WORDS}
+            drawn.traces.append(go.Scatter(x=xs, y=ys, line=line, hovertext=words, **named, **under))
+    return drawn
+
+
+def _kept(one: Prediction, least_score: float) -> np.ndarray:
+    """Return the boxes that are shown, the surest first."""
+    rows = one.found[one.found[:, 5] >= least_score]
+    return rows[np.argsort(-rows[:, 5], kind="stable")]
+
+
+def _around(x1: float, y1: float, x2: float, y2: float) -> tuple[tuple[float, float, str, str], ...]:
+    """Return where a box's label may stand, best first: over it, under it, in a corner of it, beside it."""
+    return (
+        (x1, y1, "left", "bottom"),
+        (x2, y1, "right", "bottom"),
+        (x1, y2, "left", "top"),
+        (x2, y2, "right", "top"),
+        (x1, y1, "left", "top"),
+        (x2, y1, "right", "top"),
+        (x1, y2, "left", "bottom"),
+        (x2, y2, "right", "bottom"),
+        (x2, y1, "left", "top"),
+        (x1, y1, "right", "top"),
+        (x2, y2, "left", "bottom"),
+        (x1, y2, "right", "bottom"),
+    )
+
+
+def _segmented(sheet: _Sheet, found: Sequence[Prediction], classes: Sequence[str], _least_score: float) -> _Drawn:
+    drawn = _Drawn([], [], [], [], [], [])
+    present: set[int] = set()
+    for number, one in enumerate(found):
+        drawn.headings += _pair_headings(sheet, number, one)
+        for place, mask in enumerate((one.truth, one.found)):
+            panel = sheet.panel(number, place)
+            shown = [label for label in np.unique(mask[mask != IGNORED]).tolist() if classes[label] != BACKGROUND]
+            present |= set(shown)
+            drawn.tiles.append((panel, _overlaid(_coloured(one.image), mask, shown)))
+            sizes = {label: int((mask == label).sum()) for label in shown}
+            named = [label for label in shown if sizes[label] >= SPECK * mask.size]
+            for label in sorted(named, key=lambda label: -sizes[label]):
+                text = _short(classes[label], sheet.width * sheet.narrow - 6, 10)
+                drawn.labels.append(_Label(text, class_colour(label), panel, _within(mask == label, panel)))
+    drawn.present = sorted(present)
+    drawn.traces.append(_pointed_at(sheet, found, classes, "segmentation"))
+    return drawn
+
+
+def _overlaid(image: np.ndarray, mask: np.ndarray, shown: Sequence[int]) -> np.ndarray:
+    """Return ``image`` (H, W, 3) under the colours of ``mask`` (H, W); what is not asked for is striped grey."""
+    over = image.astype(np.float32)
+    for label in shown:
+        here = mask == label
+        over[here] = (1 - COVER) * over[here] + COVER * np.array(_rgb(class_colour(label)), dtype=np.float32)
+    rows, columns = np.indices(mask.shape)
+    over[(mask == IGNORED) & ((rows + columns) % 4 < 2)] = _rgb(MUTED)
+    return over.round().astype(np.uint8)
+
+
+def _within(region: np.ndarray, panel: _Panel) -> tuple[tuple[float, float, str, str], ...]:
+    """Return where a region's label may stand, best first: in its middle, beside that, at its ends."""
+    ys, xs = np.nonzero(region)  # (pixels,)
+    # Of its pixels the one nearest to their median: a region may be hollow, or in pieces.
+    middle = int(np.argmin((ys - np.median(ys)) ** 2 + (xs - np.median(xs)) ** 2))
+    ends = [middle, int(ys.argmin()), int(ys.argmax()), int(xs.argmin()), int(xs.argmax())]
+    points = [(panel.left + float(xs[end]) + 0.5, panel.top + float(ys[end]) + 0.5) for end in ends]
+    anchors = [(across, along) for along in ("middle", "bottom", "top") for across in ("center", "left", "right")]
+    return tuple((x, y, across, along) for x, y in points for across, along in anchors)
+
+
+def _classified(sheet: _Sheet, found: Sequence[Prediction], classes: Sequence[str], _least_score: float) -> _Drawn:
+    drawn = _Drawn([], [], [], [], [], [])
+    for number, one in enumerate(found):
+        panel = sheet.panel(number, 0)
+        drawn.tiles.append((panel, _coloured(one.image)))
+        drawn.headings.append(_heading(sheet, panel, f"image {one.number} · truth {classes[one.truth]}"))
+        drawn.headings.append(_heading(sheet, panel, f"predicted · loss {one.loss:.2f}", below=True))
+        for line, label in enumerate(_likeliest(one)):
+            share = float(one.found[label])
+            top = panel.bottom + (HEADING + LINE * line) / sheet.narrow
+            bottom = top + (LINE - 2) / sheet.narrow
+            right = label == one.truth
+            colour = {"fillcolor": BLUE if right else MUTED, "opacity": 0.3 if right else 0.2}
+            for end, look in ((sheet.width, {"fillcolor": GRID, "opacity": 0.6}), (share * sheet.width, colour)):
+                sides = {"x0": panel.left, "x1": panel.left + end, "y0": top, "y1": bottom}
+                drawn.bars.append({"type": "rect", "layer": "below", "line": {"width": 0}, **look, **sides})
+            room = sheet.width * sheet.narrow - 44
+            words = html.escape(_short(classes[label], room, 11), quote=False)
+            middle: dict[str, Any] = {"y": (top + bottom) / 2, "yanchor": "middle", "showarrow": False, "borderpad": 0}
+            middle["font"] = {"size": 11, "color": INK}
+            name = {"x": panel.left, "xanchor": "left", "xshift": 3, "text": f"<b>{words}</b>" if right else words}
+            value = {"x": panel.right, "xanchor": "right", "xshift": -3, "text": _whole(share)}
+            drawn.headings += [middle | name, middle | value]
+    drawn.traces.append(_pointed_at(sheet, found, classes, "classification"))
+    return drawn
+
+
+def _likeliest(one: Prediction) -> list[int]:
+    return np.argsort(-one.found, kind="stable")[:LIKELIEST].tolist()
+
+
+def _pointed_at(sheet: _Sheet, found: Sequence[Prediction], classes: Sequence[str], task: str) -> go.Scatter:
+    """Return invisible marks in the middle of the panels, which say in words what is shown."""
+    places = [(number, panel) for number in range(len(found)) for panel in range(sheet.panels)]
+    panels = [sheet.panel(*place) for place in places]
+    lines = [html.escape(_line(one, classes, task, 0.0), quote=False) for one in found]
+    return go.Scatter(
+        x=[(panel.left + panel.right) / 2 for panel in panels],
+        y=[(panel.top + panel.bottom) / 2 for panel in panels],
+        mode="markers",
+        marker={"size": 40, "opacity": 0},
+        hovertext=[lines[number].replace(": ", "<br>", 1).replace("; ", "<br>") for number, _ in places],
+        hovertemplate=OWN_WORDS,
+        showlegend=False,
+    )
+
+
+def predictions_text(
+    found: Sequence[Prediction], classes: Sequence[str], task: str, least_score: float = 0.3
+) -> str:
+    """Return a line for each image: what is in it, what was found, and the loss.
+
+    Args:
+        found: what ``ghostkit.predicting`` returns.
+        classes: names of the classes, in the order of their numbers.
+        task: classification, detection or segmentation.
+        least_score: boxes of a lower score are not counted, 0 to 1.
+
+    Raises:
+        GhostkitError: if the task is unknown, the score is none, or a class has no name.
+    """
+    _check(found, classes, task, least_score)
+    return "\n".join(_line(one, classes, task, least_score) for one in found) or NOTHING
+
+
+def _line(one: Prediction, classes: Sequence[str], task: str, least_score: float) -> str:
+    if task == "classification":
+        likely = ", ".join(f"{classes[label]} ({_whole(one.found[label])})" for label in _likeliest(one))
+        words = f"truth {classes[one.truth]}; predicted {likely}"
+    elif task == "detection":
+        rows, truth = _kept(one, least_score), one.truth[:, 4].astype(int)
+        there = [f"{(truth == label).sum()} {classes[label]}" for label in np.unique(truth)]
+        scores = {int(label): rows[rows[:, 4] == label, 5] for label in np.unique(rows[:, 4])}
+        seen = [f"{len(of)} {classes[label]} ({', '.join(map(_whole, of))})" for label, of in scores.items()]
+        nothing = f"nothing of {_whole(least_score)} or more" if least_score > 0 else "nothing"
+        words = f"truth {', '.join(there) or 'nothing'}; found {', '.join(seen) or nothing}"
+    else:
+        shares = [f"{classes[label]} {_whole(iou)}{remark}" for label, iou, remark in _ious(one)]
+        words = f"IoU {', '.join(shares)}" if shares else "no pixel is asked for"
+    return f"image {one.number}: {words}; loss {one.loss:.2f}"
+
+
+def _ious(one: Prediction) -> Iterator[tuple[int, float, str]]:
+    """Yield number, IoU and a remark for each class that is there, in truth or in prediction."""
+    asked = one.truth != IGNORED
+    truth, found = one.truth[asked], one.found[asked]
+    for label in np.union1d(truth, found).tolist():
+        there, seen = truth == label, found == label
+        remark = "" if (there & seen).any() else " (missed)" if there.any() else " (not there)"
+        yield label, float((there & seen).sum() / (there | seen).sum()), remark
+
+
+def _whole(share: float) -> str:
+    return f"{100 * share:.0f} %"
