@@ -25,7 +25,7 @@ from ghostkit.tasks import TASKS
 from ghostkit.tasks.detection import objects, total_loss
 from ghostkit.tasks.segmentation import IGNORED
 
-__all__ = ["Prediction", "predict", "worst"]
+__all__ = ["IGNORED", "Prediction", "predict", "worst"]
 
 BATCH = 64  # images of one forward at most
 

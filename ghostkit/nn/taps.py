@@ -75,11 +75,11 @@ def taps(host: nn.Module, x: Tensor) -> list[Tensor]:
         x: images (B, C, H, W).
     """
     parts = trunk(host)
-    found, lowered = [], False
-    for part, following in zip(parts, [*parts[1:], None], strict=True):
+    lowering = [lowers(part) for part in parts]
+    found = []
+    for number, part in enumerate(parts):
         x = part(x)
-        lowered = lowered or lowers(part)
-        if following is None or (lowered and lowers(following)):
+        if number == len(parts) - 1 or (lowering[number + 1] and any(lowering[: number + 1])):
             found.append(x)
     return found
 

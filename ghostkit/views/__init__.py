@@ -1,7 +1,8 @@
 """Pictures of a run: data frame in, plotly figure out, each with a twin in plain text, and the page that carries them.
 
 The figures are pure. They read the frames that a run gives (``run.metrics``, ``run.events``, ``run.candidates``,
-``run.architecture(event)``), never a model, and carry their twin in ``figure.layout.meta["text"]``.
+``run.architecture(event)``) or the predictions of :mod:`ghostkit.predicting`, never a model, and carry their twin in
+``figure.layout.meta["text"]``. ``browse`` alone needs a kernel: a widget over such figures.
 """
 
 from ghostkit.views.candidates import candidate_scores, candidate_scores_text
@@ -14,7 +15,9 @@ from ghostkit.views.networks import (
     architecture_replay_text,
     architecture_text,
 )
+from ghostkit.views.pictures import predictions, predictions_text
 from ghostkit.views.report import Shown, show, write_report
+from ghostkit.views.widgets import browse
 from ghostkit.views.wording import percent, quantity, table_text
 
 __all__ = [
@@ -23,6 +26,7 @@ __all__ = [
     "architecture_replay",
     "architecture_replay_text",
     "architecture_text",
+    "browse",
     "candidate_scores",
     "candidate_scores_text",
     "closing_table",
@@ -31,6 +35,8 @@ __all__ = [
     "feature_mosaic",
     "feature_mosaic_text",
     "percent",
+    "predictions",
+    "predictions_text",
     "quantity",
     "show",
     "table_text",

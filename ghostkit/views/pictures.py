@@ -15,16 +15,14 @@ import io
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import plotly.graph_objects as go
 from PIL import Image
 
 from ghostkit.errors import GhostkitError
-from ghostkit.predicting import Prediction
-from ghostkit.tasks import TASKS
-from ghostkit.tasks.segmentation import IGNORED
+from ghostkit.predicting import IGNORED, Prediction
 from ghostkit.views.theme import BLUE, CYCLE, DASHES, GRID, INK, LEGEND_ABOVE, MUTED, OWN_WORDS, finish, notice
 
 __all__ = ["class_colour", "predictions", "predictions_text"]
@@ -39,20 +37,19 @@ SPECK = 0.01  # share of an image; a smaller region is coloured, but not named i
 LIKELIEST = 3
 
 # All in pixels of the screen.
-WIDE, NARROW = 950, 750  # width of a sheet where there is room, and the least at which no text overlaps
+WIDE, NARROW = 900, 750  # width of a sheet where there is room, and the least at which no text overlaps
 LARGEST = {"classification": 190, "detection": 340, "segmentation": 340}  # side of an image
 BETWEEN, APART = 8, 26  # from truth to prediction, and from one image to the next
 HEADING, LABEL, LINE = 18, 14, 17  # height of a heading, of a label and of a line below an image
-LETTER = 0.58  # mean width of a letter, in font sizes
+# Widths of letters, in font sizes.
+LETTERS = dict.fromkeys("iljtfrI.,:;'|!·()[]-/ ", 0.32) | dict.fromkeys("mwMW%@…", 0.9)
+CAPITAL, LETTER = 0.72, 0.56
+BARE = {"showarrow": False, "borderpad": 0}
 MARGIN = {"l": 20, "r": 24, "t": 10, "b": 10}
 
 
 def predictions(
-    found: Sequence[Prediction],
-    classes: Sequence[str],
-    task: str,
-    columns: int = 3,
-    least_score: float = 0.3,
+    found: Sequence[Prediction], classes: Sequence[str], task: str, columns: int = 3, least_score: float = 0.3
 ) -> go.Figure:
     """Return images with what is in them beside what a network found; of a classifier, below it what is likeliest.
 
@@ -74,11 +71,9 @@ def predictions(
     sheet = _sheet(found, task, columns)
     draw = {"classification": _classified, "detection": _detected, "segmentation": _segmented}[task]
     drawn = draw(sheet, found, classes, least_score)
-    figure = go.Figure(_picture(sheet, drawn.tiles))
-    figure.add_traces([*drawn.traces, *_legend(drawn.present, classes, task)])
-    rows = _legend_rows([classes[number] for number in drawn.present])
+    figure = go.Figure([_picture(sheet, drawn.tiles), *drawn.traces])
     width, height = sheet.size
-    top = MARGIN["t"] + 20 * rows
+    top = MARGIN["t"] + 20 * _legend_rows([classes[number] for number in drawn.present])
     fitted: dict[str, Any] = {"visible": False, "constrain": "domain"}
     return finish(
         figure,
@@ -95,8 +90,8 @@ def predictions(
 
 
 def _check(found: Sequence[Prediction], classes: Sequence[str], task: str, least_score: float) -> None:
-    if task not in TASKS:
-        raise GhostkitError(f"unknown task {task!r}, expected one of {', '.join(TASKS)}")
+    if task not in LARGEST:
+        raise GhostkitError(f"unknown task {task!r}, expected one of {', '.join(LARGEST)}")
     if not 0 <= least_score <= 1:
         raise GhostkitError(f"least_score={least_score} was given; expected a score from 0 to 1")
     for one in found:
@@ -120,10 +115,8 @@ def class_colour(number: int) -> str:
         number: of the class, from 0.
     """
     turn, place = divmod(number, len(COLOURS))
-    aim = (None, 255, 0)[turn % 3]
-    if aim is None:
-        return COLOURS[place]
-    return "#" + "".join(f"{round(0.5 * channel + 0.5 * aim):02X}" for channel in _rgb(COLOURS[place]))
+    share, aim = ((0.0, 0), (0.5, 255), (0.5, 0))[turn % 3]
+    return "#" + "".join(f"{round(channel + share * (aim - channel)):02X}" for channel in _rgb(COLOURS[place]))
 
 
 def _rgb(colour: str) -> tuple[int, int, int]:
@@ -138,7 +131,7 @@ class _Sheet:
     ``unit`` is how long an image's pixel is on the screen, ``narrow`` how long it is where figures are narrow.
     """
 
-    count: int
+    count: int  # images
     columns: int
     panels: int
     height: int
@@ -166,8 +159,7 @@ class _Sheet:
         return _Panel(left, top, left + self.width, top + self.height)
 
 
-@dataclass(frozen=True)
-class _Panel:
+class _Panel(NamedTuple):
     """A rectangle on the sheet."""
 
     left: int
@@ -203,8 +195,7 @@ class _Drawn:
     present: list[int]  # numbers of the classes that the legend names
 
 
-@dataclass(frozen=True)
-class _Label:
+class _Label(NamedTuple):
     """A text that wants to lie in its panel, at the first of ``places`` that is free: x, y, and plotly's anchors."""
 
     text: str
@@ -229,25 +220,34 @@ def _coloured(image: np.ndarray) -> np.ndarray:
     return np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else image
 
 
+def _heading_room(sheet: _Sheet) -> float:
+    """Return how wide a heading may be: it may reach into the gap to the next one."""
+    return sheet.width * sheet.narrow + (APART if sheet.panels == 1 else BETWEEN) / 2
+
+
 def _heading(sheet: _Sheet, panel: _Panel, text: str, below: bool = False) -> dict[str, Any]:
-    # Where images are small, a heading may reach into the gap to the next one.
-    room = sheet.width * sheet.narrow + (APART if sheet.panels == 1 or below else BETWEEN) / 2
-    size = 11 if len(text) * LETTER * 11 <= room else 10
-    place = {"x": panel.left, "y": panel.bottom if below else panel.top, "xanchor": "left"}
+    room = _heading_room(sheet)
+    size = 11 if _wide(text, 11) <= room else 10
     return {
         "text": html.escape(_short(text, room, size), quote=False),
-        "showarrow": False,
-        "borderpad": 0,
         "font": {"size": size, "color": MUTED if below else INK},
-        "yanchor": "top" if below else "bottom",
-        **place,
+        **{"x": panel.left, "y": panel.bottom if below else panel.top},
+        **{"xanchor": "left", "yanchor": "top" if below else "bottom", **BARE},
     }
 
 
+def _wide(text: str, size: float) -> float:
+    """Return about how wide ``text`` is at a font ``size``, in pixels."""
+    return size * sum(LETTERS.get(letter, CAPITAL if letter.isupper() else LETTER) for letter in text)
+
+
 def _short(text: str, room: float, size: float) -> str:
-    """Return ``text``, cut so that it is at most ``room`` pixels wide at a font ``size``."""
-    letters = max(int(room / (LETTER * size)), 2)
-    return text if len(text) <= letters else text[: letters - 1].rstrip() + "…"
+    """Return ``text``, cut so that it is at most ``room`` pixels wide at a font ``size``; a letter of it remains."""
+    if _wide(text, size) <= room:
+        return text
+    while len(text) > 1 and _wide(text + "…", size) > room:
+        text = text[:-1].rstrip()
+    return text + "…"
 
 
 def _pair_headings(sheet: _Sheet, number: int, one: Prediction) -> list[dict[str, Any]]:
@@ -263,65 +263,33 @@ def _apart(labels: Sequence[_Label], narrow: float) -> list[dict[str, Any]]:
     Widths do not grow with the figure, and distances do; so labels that are apart where an image's pixel is ``narrow``
     on the screen stay apart where it is longer.
     """
-    size = 10
     taken: dict[_Panel, list[tuple[float, float, float, float]]] = {}
     annotations = []
     for label in labels:
         others = taken.setdefault(label.panel, [])
-        wide = len(label.text) * LETTER * size + 6
+        wide = _wide(label.text, 10) + 6
+        first, upper, last, lower = (side * narrow for side in label.panel)
         for x, y, across, along in label.places:
             left = x * narrow - {"left": 0, "center": wide / 2, "right": wide}[across]
             top = y * narrow - {"top": 0, "middle": LABEL / 2, "bottom": LABEL}[along]
-            box = (left, top, left + wide, top + LABEL)
-            inside = (
-                left >= label.panel.left * narrow - 1
-                and top >= label.panel.top * narrow - 1
-                and box[2] <= label.panel.right * narrow + 1
-                and box[3] <= label.panel.bottom * narrow + 1
-            )
-            if inside and not any(_overlap(box, other) for other in others):
-                others.append(box)
-                annotations.append(
-                    {
-                        "text": html.escape(label.text, quote=False),
-                        "showarrow": False,
-                        "font": {"size": size, "color": INK},
-                        "bgcolor": "rgba(255,255,255,0.88)",
-                        "bordercolor": label.colour,
-                        "borderwidth": 1,
-                        "borderpad": 0,
-                        **{"x": x, "y": y, "xanchor": across, "yanchor": along},
-                    }
-                )
+            right, bottom = left + wide, top + LABEL
+            inside = left >= first - 1 and top >= upper - 1 and right <= last + 1 and bottom <= lower + 1
+            if inside and all(left >= o[2] or right <= o[0] or top >= o[3] or bottom <= o[1] for o in others):
+                others.append((left, top, right, bottom))
+                look = {"bgcolor": "rgba(255,255,255,0.88)", "bordercolor": label.colour, "borderwidth": 1, **BARE}
+                look["font"] = {"size": 10, "color": INK}
+                place = {"x": x, "y": y, "xanchor": across, "yanchor": along}
+                annotations.append({"text": html.escape(label.text, quote=False), **place, **look})
                 break
     return annotations
-
-
-def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
-
-
-def _legend(present: Sequence[int], classes: Sequence[str], task: str) -> Iterator[go.Scatter]:
-    """Yield a trace without points for each class that is drawn."""
-    for number in present:
-        colour = class_colour(number)
-        looks: dict[str, Any] = {"mode": "markers", "marker": {"symbol": "square", "size": 11, "color": colour}}
-        if task == "detection":
-            looks = {"mode": "lines", "line": {"color": colour, "width": 3, "dash": _dash(number)}}
-        name = html.escape(classes[number], quote=False)
-        yield go.Scatter(x=[None], y=[None], name=name, hoverinfo="skip", showlegend=True, **looks)
 
 
 def _legend_rows(names: Sequence[str]) -> int:
     """Return how many rows the legend has in a narrow figure: its columns are all as wide as the longest name."""
     if not names:
         return 0
-    columns = max(1, int(NARROW / (max(map(len, names)) * LETTER * 11 + 50)))
+    columns = max(1, int(NARROW / (max(_wide(name, 11) for name in names) + 50)))
     return -(-len(names) // columns)
-
-
-def _dash(number: int) -> str:
-    return DASHES[number // len(COLOURS) % len(DASHES)]
 
 
 def _detected(sheet: _Sheet, found: Sequence[Prediction], classes: Sequence[str], least_score: float) -> _Drawn:
@@ -342,21 +310,23 @@ def _detected(sheet: _Sheet, found: Sequence[Prediction], classes: Sequence[str]
                 corners = f"x {row[0]:.0f} to {row[2]:.0f}, y {row[1]:.0f} to {row[3]:.0f} px"
                 said = html.escape(classes[label], quote=False)
                 words += [f"<b>{said}</b>{score}<br>{corners}<br>image {one.number}"] * 6
-                room = sheet.width * sheet.narrow - 6 - len(score) * LETTER * 10
+                room = sheet.width * sheet.narrow - 6 - _wide(score, 10)
                 text = _short(classes[label], room, 10) + score
-                drawn.labels.append(_Label(text, class_colour(label), panel, _around(x1, y1, x2, y2)))
+                reach = _wide(text, 10) / sheet.narrow
+                drawn.labels.append(_Label(text, class_colour(label), panel, _around(x1, y1, x2, y2, panel, reach)))
     drawn.present = sorted(lines)
     if lines:
         # A pale line under all boxes keeps them visible on whatever they lie on.
-        under: dict[str, Any] = {"mode": "lines", "showlegend": False}
-        joined = [sum((lines[label][axis] for label in drawn.present), []) for axis in (0, 1)]
+        all_x = [x for label in drawn.present for x in lines[label][0]]
+        all_y = [y for label in drawn.present for y in lines[label][1]]
         halo = {"color": "rgba(255,255,255,0.75)", "width": 4}
-        drawn.traces.append(go.Scatter(x=joined[0], y=joined[1], line=halo, hoverinfo="skip", **under))
+        drawn.traces.append(go.Scatter(x=all_x, y=all_y, line=halo, mode="lines", hoverinfo="skip", showlegend=False))
         for label in drawn.present:
             xs, ys, words = lines[label]
-            line = {"color": class_colour(label), "width": 2, "dash": _dash(label)}
-            named = {"name": html.escape(classes[label], quote=False), "hovertemplate": OWN_WORDS}
-            drawn.traces.append(go.Scatter(x=xs, y=ys, line=line, hovertext=words, **named, **under))
+            dash = DASHES[label // len(COLOURS) % len(DASHES)]
+            look = {"line": {"color": class_colour(label), "width": 2, "dash": dash}, "mode": "lines"}
+            named = {"name": html.escape(classes[label], quote=False), "hovertemplate": OWN_WORDS, "showlegend": True}
+            drawn.traces.append(go.Scatter(x=xs, y=ys, hovertext=words, **named, **look))
     return drawn
 
 
@@ -366,21 +336,20 @@ def _kept(one: Prediction, least_score: float) -> np.ndarray:
     return rows[np.argsort(-rows[:, 5], kind="stable")]
 
 
-def _around(x1: float, y1: float, x2: float, y2: float) -> tuple[tuple[float, float, str, str], ...]:
-    """Return where a box's label may stand, best first: over it, under it, in a corner of it, beside it."""
+def _around(
+    x1: float, y1: float, x2: float, y2: float, panel: _Panel, reach: float
+) -> tuple[tuple[float, float, str, str], ...]:
+    """Return where a box's label of length ``reach`` may stand, best first: over it, under it, inside, beside it."""
+    over_and_under = [(y1, "bottom"), (y2, "top"), (y1, "top"), (y2, "bottom")]
+    flush = [(x1, "left"), (x2, "right")]
+    beside = [(x2, "left"), (x1, "right")]
+    # A long name at a narrow box may fit only where the panel begins or ends, if it is near enough to its box there.
+    edges = [(float(panel.left), "left")] if panel.left + reach > x1 else []
+    edges += [(float(panel.right), "right")] if panel.right - reach < x2 else []
     return (
-        (x1, y1, "left", "bottom"),
-        (x2, y1, "right", "bottom"),
-        (x1, y2, "left", "top"),
-        (x2, y2, "right", "top"),
-        (x1, y1, "left", "top"),
-        (x2, y1, "right", "top"),
-        (x1, y2, "left", "bottom"),
-        (x2, y2, "right", "bottom"),
-        (x2, y1, "left", "top"),
-        (x1, y1, "right", "top"),
-        (x2, y2, "left", "bottom"),
-        (x1, y2, "right", "bottom"),
+        *((x, y, across, along) for y, along in over_and_under for x, across in flush),
+        *((x, y, across, along) for y, along in over_and_under[2:] for x, across in beside),
+        *((x, y, across, along) for y, along in over_and_under for x, across in edges),
     )
 
 
@@ -401,6 +370,10 @@ def _segmented(sheet: _Sheet, found: Sequence[Prediction], classes: Sequence[str
                 drawn.labels.append(_Label(text, class_colour(label), panel, _within(mask == label, panel)))
     drawn.present = sorted(present)
     drawn.traces.append(_pointed_at(sheet, found, classes, "segmentation"))
+    for label in drawn.present:
+        marker = {"symbol": "square", "size": 11, "color": class_colour(label)}
+        looks = {"mode": "markers", "marker": marker, "hoverinfo": "skip", "showlegend": True}
+        drawn.traces.append(go.Scatter(x=[None], y=[None], name=html.escape(classes[label], quote=False), **looks))
     return drawn
 
 
@@ -431,7 +404,9 @@ def _classified(sheet: _Sheet, found: Sequence[Prediction], classes: Sequence[st
     for number, one in enumerate(found):
         panel = sheet.panel(number, 0)
         drawn.tiles.append((panel, _coloured(one.image)))
-        drawn.headings.append(_heading(sheet, panel, f"image {one.number} · truth {classes[one.truth]}"))
+        truth = f"{one.number} · truth {classes[one.truth]}"
+        fits = _wide(f"image {truth}", 10) <= _heading_room(sheet)
+        drawn.headings.append(_heading(sheet, panel, f"image {truth}" if fits else truth))
         drawn.headings.append(_heading(sheet, panel, f"predicted · loss {one.loss:.2f}", below=True))
         for line, label in enumerate(_likeliest(one)):
             share = float(one.found[label])
@@ -441,10 +416,10 @@ def _classified(sheet: _Sheet, found: Sequence[Prediction], classes: Sequence[st
             colour = {"fillcolor": BLUE if right else MUTED, "opacity": 0.3 if right else 0.2}
             for end, look in ((sheet.width, {"fillcolor": GRID, "opacity": 0.6}), (share * sheet.width, colour)):
                 sides = {"x0": panel.left, "x1": panel.left + end, "y0": top, "y1": bottom}
-                drawn.bars.append({"type": "rect", "layer": "below", "line": {"width": 0}, **look, **sides})
+                drawn.bars.append({"type": "rect", "line": {"width": 0}, **look, **sides})
             room = sheet.width * sheet.narrow - 44
             words = html.escape(_short(classes[label], room, 11), quote=False)
-            middle: dict[str, Any] = {"y": (top + bottom) / 2, "yanchor": "middle", "showarrow": False, "borderpad": 0}
+            middle: dict[str, Any] = {"y": (top + bottom) / 2, "yanchor": "middle", **BARE}
             middle["font"] = {"size": 11, "color": INK}
             name = {"x": panel.left, "xanchor": "left", "xshift": 3, "text": f"<b>{words}</b>" if right else words}
             value = {"x": panel.right, "xanchor": "right", "xshift": -3, "text": _whole(share)}
@@ -473,9 +448,7 @@ def _pointed_at(sheet: _Sheet, found: Sequence[Prediction], classes: Sequence[st
     )
 
 
-def predictions_text(
-    found: Sequence[Prediction], classes: Sequence[str], task: str, least_score: float = 0.3
-) -> str:
+def predictions_text(found: Sequence[Prediction], classes: Sequence[str], task: str, least_score: float = 0.3) -> str:
     """Return a line for each image: what is in it, what was found, and the loss.
 
     Args:
