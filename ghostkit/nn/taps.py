@@ -12,8 +12,10 @@ The trunk is looked up at every pass, so blocks that growth adds to it are in th
 from __future__ import annotations
 
 from functools import singledispatch
+from typing import Any
 
 import torch
+import torchvision
 from torch import Tensor, nn
 from torchvision.models import MobileNetV2, MobileNetV3
 
@@ -45,9 +47,10 @@ def _(host: GhostNet) -> list[nn.Module]:
     return [host.conv_stem, host.bn1, host.act1, *list(host.blocks)[:-1]]  # the last row is the 1x1 convolution
 
 
-@trunk.register
-def _(host: ResNet) -> list[nn.Module]:
-    rows = [host.get_submodule(f"layer{number + 1}") for number in range(host.stages)]
+@trunk.register(ResNet)
+@trunk.register(torchvision.models.ResNet)
+def _(host: Any) -> list[nn.Module]:
+    rows = [row for name, row in host.named_children() if name.startswith("layer")]
     return [host.conv1, host.bn1, host.relu, host.maxpool, *rows]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torchvision
 
 import ghostkit
 from ghostkit.costs import head_macs, head_params, macs, params
@@ -52,6 +53,11 @@ def test_a_host_is_tapped_where_its_stages_end(name, strides):
     with torch.no_grad():
         maps = taps(model.eval(), torch.zeros(1, 3, 64, 64))
     assert [(level.shape[1], 64 // level.shape[2]) for level in maps] == found
+
+
+def test_a_ghosted_network_of_torchvisions_is_tapped_too():
+    plain = torchvision.models.resnet18(num_classes=CLASSES)
+    assert [stride for _, stride in taps_of(ghostkit.ghostify(plain), 3)] == [2, 4, 8, 16, 32]
 
 
 def test_the_parameters_and_macs_of_the_head_are_counted_apart():
