@@ -45,8 +45,8 @@ def check_accepts(model: nn.Module, task: Task, config: RunConfig, data: ImageDa
     if expected is not None:
         shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise GhostkitError(
-            f"model={config.model!r} with model_options={config.model_options} puts out {shape} for one image of "
-            f"{data.name!r}; expected {expected}"
+            f"model={config.model!r} with model_options={config.model_options} puts out {shape} for one image; "
+            f"expected {expected} of {data.name!r}"
         )
 
 

@@ -14,6 +14,7 @@ from ghostkit import GhostkitError, Run, RunConfig, Trainer
 from ghostkit.checks import check_accepts, check_can_grow, never_due, one_image
 from ghostkit.data import ImageData, Split
 from ghostkit.events import Evaluated
+from ghostkit.tasks.classification import CLASSIFICATION
 
 ONE_EACH = [[[3, 4, 8, 0, 2]], [[3, 4, 8, 0, 2]]]
 TWO = [[[3, 4, 8, 0, 2], [3, 4, 8, 0, 1]]]
@@ -37,7 +38,7 @@ def test_one_image_is_one_of_the_data(data):
 
 def test_a_network_that_takes_the_images_is_accepted_and_left_as_it_was(data):
     model = seedling(dropout=0.5)
-    check_accepts(model, RunConfig(), data, one_image(data, torch.device("cpu")))
+    check_accepts(model, CLASSIFICATION, RunConfig(), data, one_image(data, torch.device("cpu")))
     assert all(module.training for module in model.modules())
     assert all(parameter.grad is None for parameter in model.parameters())
 
@@ -54,7 +55,7 @@ def test_a_network_that_takes_the_images_is_accepted_and_left_as_it_was(data):
 )
 def test_a_network_that_does_not_fit_the_data_is_refused(options, message, data):
     with pytest.raises(GhostkitError, match=message):
-        check_accepts(seedling(**options), RunConfig(), data, one_image(data, torch.device("cpu")))
+        check_accepts(seedling(**options), CLASSIFICATION, RunConfig(), data, one_image(data, torch.device("cpu")))
 
 
 @pytest.mark.parametrize("kind", ["branch", "intrinsic", "stage", "block", "layer"])

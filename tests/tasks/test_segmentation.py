@@ -59,7 +59,7 @@ def test_ignored_pixels_have_no_loss_and_no_gradient():
     loss = pixel_cross_entropy()(lambda images: logits, torch.zeros(1, 1, 2, 2), mask)
     loss.backward()
     chosen = torch.log_softmax(logits.detach(), 1)
-    assert float(loss) == pytest.approx(-float(chosen[0, 0, 0, 0] + chosen[0, 2, 1, 0]) / 2)
+    assert loss.item() == pytest.approx(-float(chosen[0, 0, 0, 0] + chosen[0, 2, 1, 0]) / 2)
     assert not logits.grad[:, :, :, 1].any()
     assert logits.grad[:, :, :, 0].all()
     nothing = torch.full_like(mask, IGNORED)
