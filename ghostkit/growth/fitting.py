@@ -31,7 +31,7 @@ def fitted(edit: Edit, host: nn.Module, owners: Mapping[str, Tensor]) -> Edit:
         owners: path of a layer -> (in_channels,) who brought each input column since, as :func:`note_columns` keeps it.
     """
     if isinstance(edit, AddBlock) and edit.tensors is not None:
-        # Where an edit beside it widened what it reads, it draws weights of its own; what never fitted is refused later.
+        # Where an edit beside it widened what it reads, it draws weights of its own; what never fitted is refused.
         return edit if not owners or fits(edit, host) else replace(edit, tensors=None)
     if not isinstance(edit, AddBranch | AddIntrinsic | WidenStage) or edit.tensors is None:
         return edit  # layers come first, and links have no weights
