@@ -194,6 +194,8 @@ def layer_costs(host: nn.Module, example: Tensor) -> dict[str, LayerCost]:
 def head_macs(host: nn.Module, example: Tensor) -> int:
     """Return the MACs, for one image of ``example``, of what does not grow in ``host``: a detector's head, say."""
     grown = getattr(host, "grown_part", "")
+    if not grown:
+        return 0
     return sum(cost.macs for path, cost in layer_costs(host, example).items() if not path.startswith(grown))
 
 

@@ -14,11 +14,11 @@ from __future__ import annotations
 from functools import singledispatch
 from typing import Any
 
-import torch
 import torchvision
 from torch import Tensor, nn
 from torchvision.models import MobileNetV2, MobileNetV3
 
+from ghostkit.costs import evaluating
 from ghostkit.errors import GhostkitError
 from ghostkit.nn.ghostnet import GhostNet
 from ghostkit.nn.hybrids import ResNet
@@ -89,11 +89,9 @@ def taps(host: nn.Module, x: Tensor) -> list[Tensor]:
 
 def taps_of(host: nn.Module, in_channels: int) -> list[Tap]:
     """Return channels and stride of each tap of ``host``, which is left as it was."""
-    training = host.training
     weight = next(host.parameters())
-    with torch.no_grad():
-        found = taps(host.eval(), weight.new_zeros(1, in_channels, SIDE, SIDE))
-    host.train(training)
+    with evaluating(host):
+        found = taps(host, weight.new_zeros(1, in_channels, SIDE, SIDE))
     return [(maps.shape[1], SIDE // maps.shape[-1]) for maps in found]
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torchmetrics.detection import MeanAveragePrecision
 
 from ghostkit.costs import evaluating
+from ghostkit.data.boxes import present
 from ghostkit.tasks.task import Batches, Task
 
 __all__ = ["DETECTION", "Scores", "detect", "detection_loss", "evaluate", "objects"]
@@ -71,7 +72,8 @@ def objects(targets: Tensor, crowds: bool = True) -> list[dict[str, Tensor]]:
     """
     listed = []
     for rows in targets:
-        rows = rows[(rows[:, 4] >= 0) & (crowds | (rows[:, 5] == 0))]
+        rows = present(rows)
+        rows = rows if crowds else rows[rows[:, 5] == 0]
         listed.append({"boxes": rows[:, :4], "labels": rows[:, 4].long(), "iscrowd": rows[:, 5].long()})
     return listed
 
