@@ -5,6 +5,7 @@ The figures are pure. They read the frames that a run gives (``run.metrics``, ``
 ``figure.layout.meta["text"]``. ``browse`` alone needs a kernel: a widget over such figures.
 """
 
+from ghostkit.views.browsing import browse
 from ghostkit.views.candidates import candidate_scores, candidate_scores_text
 from ghostkit.views.comparison import closing_table, compute_accuracy, compute_accuracy_text
 from ghostkit.views.curves import training_curves, training_curves_text
@@ -17,7 +18,6 @@ from ghostkit.views.networks import (
 )
 from ghostkit.views.pictures import predictions, predictions_text
 from ghostkit.views.report import Shown, show, write_report
-from ghostkit.views.widgets import browse
 from ghostkit.views.wording import percent, quantity, table_text
 
 __all__ = [

@@ -11,8 +11,8 @@ import pytest
 from ghostkit import views
 from ghostkit.errors import GhostkitError
 from ghostkit.predicting import Prediction
+from ghostkit.views.browsing import ORDERS, ordered, turned
 from ghostkit.views.report import PLOTLY
-from ghostkit.views.widgets import ORDERS, ordered, turned
 
 LOSSES = (0.4, 2.5, 0.1, float("nan"), 0.4)
 

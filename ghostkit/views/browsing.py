@@ -15,13 +15,12 @@ import ipywidgets  # type: ignore[import-untyped]
 
 from ghostkit.errors import GhostkitError
 from ghostkit.predicting import Prediction
+from ghostkit.views.controls import button, dropdown, place, put, slider
 from ghostkit.views.pictures import NOTHING, predictions
-from ghostkit.views.report import show
 
 __all__ = ["ORDERS", "browse", "ordered", "turned"]
 
 ORDERS = ("as they come", "worst first", "best first")
-ORDER = "Which image comes first, by the loss of each"
 LEAST_SCORE = 0.3
 
 
@@ -42,16 +41,14 @@ def browse(found: Sequence[Prediction], classes: Sequence[str], task: str) -> ip
     if not found:
         return ipywidgets.Label(NOTHING)
     controls = _controls(len(found), task)
-    picture = ipywidgets.Output()
+    picture = place()
 
     def draw(_change: Any = None) -> None:
-        place = controls["image"].value
-        one = ordered(found, controls["order"].value)[place - 1]
+        number = controls["image"].value
+        one = ordered(found, controls["order"].value)[number - 1]
         least = controls["score"].value if "score" in controls else LEAST_SCORE
-        shown = show(predictions([one], classes, task, columns=1, least_score=least))
-        data = shown._repr_mimebundle_()
-        picture.outputs = ({"output_type": "display_data", "data": data, "metadata": {}},)
-        controls["previous"].disabled, controls["next"].disabled = place == 1, place == len(found)
+        put(picture, predictions([one], classes, task, columns=1, least_score=least))
+        controls["previous"].disabled, controls["next"].disabled = number == 1, number == len(found)
 
     def turn(by: int) -> None:
         controls["image"].value = turned(controls["image"].value, by, len(found))
@@ -76,19 +73,11 @@ def browse(found: Sequence[Prediction], classes: Sequence[str], task: str) -> ip
 def _controls(count: int, task: str) -> dict[str, Any]:
     """Return the controls by name; each says what it is, and what it does when it is pointed at."""
     controls = {
-        "image": ipywidgets.IntSlider(
-            *(1, 1, count), description="image", tooltip="Which image is shown, in the order chosen below"
-        ),
+        "image": slider("image", "Which image is shown, in the order chosen below", 1, count, 1),
         "count": ipywidgets.Label(f"of {count}", tooltip="How many images there are"),
-        "previous": ipywidgets.Button(description="previous", icon="arrow-left", tooltip="Show the image before"),
-        "next": ipywidgets.Button(description="next", icon="arrow-right", tooltip="Show the image after"),
-        # A dropdown with a description does not show its tooltip (ipywidgets 8.1), so the description brings its own.
-        "order": ipywidgets.Dropdown(
-            options=ORDERS,
-            description=f'<span title="{ORDER}">order</span>',
-            description_allow_html=True,
-            tooltip=ORDER,
-        ),
+        "previous": button("previous", "Show the image before", "arrow-left"),
+        "next": button("next", "Show the image after", "arrow-right"),
+        "order": dropdown("order", "Which image comes first, by the loss of each", ORDERS),
     }
     if task == "detection":
         controls["score"] = ipywidgets.FloatSlider(
@@ -96,9 +85,8 @@ def _controls(count: int, task: str) -> dict[str, Any]:
             description="least score",
             readout_format=".0%",
             tooltip="Boxes of a lower score are not drawn",
+            continuous_update=False,
         )
-    for name in {"image", "score"} & set(controls):
-        controls[name].continuous_update = False  # a picture for each place that is passed would lag behind
     return controls
 
 
@@ -120,6 +108,6 @@ def ordered(found: Sequence[Prediction], order: str) -> list[Prediction]:
     return sorted(found, key=lambda one: sign * (math.inf if math.isnan(one.loss) else one.loss))
 
 
-def turned(place: int, by: int, count: int) -> int:
-    """Return the place, from 1 to ``count``, that is ``by`` steps from ``place``; at an end it stays there."""
-    return min(max(place + by, 1), count)
+def turned(number: int, by: int, count: int) -> int:
+    """Return the number, from 1 to ``count``, that is ``by`` steps from ``number``; at an end it stays there."""
+    return min(max(number + by, 1), count)

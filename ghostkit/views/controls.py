@@ -1,0 +1,57 @@
+"""What all widgets are made of: controls that say what they do when they are pointed at, and places for pictures.
+
+A picture is put into an output that stays where it is, as plotly's MIME type and as text: no widget holds plotly.js,
+which would put five megabytes into the state of a notebook.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import ipywidgets  # type: ignore[import-untyped]
+import plotly.graph_objects as go
+
+from ghostkit.views.report import show
+
+__all__ = ["button", "dropdown", "place", "put", "rows", "slider"]
+
+
+def button(label: str, tooltip: str, icon: str = "", **look: Any) -> ipywidgets.Button:
+    """Return a button; ``icon`` is a name of Font Awesome."""
+    return ipywidgets.Button(description=label, tooltip=tooltip, icon=icon, **look)
+
+
+def dropdown(label: str, tooltip: str, options: Sequence[Any], **look: Any) -> ipywidgets.Dropdown:
+    """Return a list to choose one from: words, or pairs of a word and a value."""
+    # A dropdown with a description does not show its tooltip (ipywidgets 8.1), so the description brings its own.
+    return ipywidgets.Dropdown(
+        options=options,
+        description=f'<span title="{tooltip}">{label}</span>',
+        description_allow_html=True,
+        tooltip=tooltip,
+        **look,
+    )
+
+
+def slider(label: str, tooltip: str, low: int, high: int, value: int, **look: Any) -> ipywidgets.IntSlider:
+    """Return a slider over whole numbers that tells its value when it is let go."""
+    # A picture for each place that is passed would lag behind the hand.
+    return ipywidgets.IntSlider(value, low, high, description=label, tooltip=tooltip, continuous_update=False, **look)
+
+
+def rows(*lines: Sequence[Any]) -> ipywidgets.VBox:
+    """Return widgets in lines, one line below the other; a line that does not fit is wrapped."""
+    wrapped = ipywidgets.Layout(flex_flow="row wrap", align_items="center")
+    return ipywidgets.VBox([ipywidgets.HBox(list(line), layout=wrapped) for line in lines])
+
+
+def place(height: int = 0) -> ipywidgets.Output:
+    """Return a place for a picture that keeps ``height`` pixels free, so that what is below it does not jump."""
+    return ipywidgets.Output(layout={"min_height": f"{height}px"} if height else {})
+
+
+def put(output: ipywidgets.Output, figure: go.Figure) -> None:
+    """Show ``figure`` in ``output``, in the place of what is there."""
+    data = show(figure)._repr_mimebundle_()
+    output.outputs = ({"output_type": "display_data", "data": data, "metadata": {}},)
