@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -32,7 +32,7 @@ from ghostkit.growth.grow import replay
 from ghostkit.growth.history import History, json_lines
 from ghostkit.metrics import METRICS, metric_of
 
-__all__ = ["Run", "RunFolder", "summary"]
+__all__ = ["Run", "RunFolder", "find_runs", "summary"]
 
 METRIC_COLUMNS = [
     "step",
@@ -66,6 +66,7 @@ EVENT_COLUMNS = [
     "reason",
     "seconds",
 ]
+DEEPEST = 8  # folders below one that is searched; a sweep's runs lie three or four deep
 CANDIDATE_COLUMNS = ["event", "edit", "site", "kind", "init", "gain", "macs", "params", "milliseconds", "chosen"]
 
 
@@ -267,6 +268,44 @@ class Run:
                 return load(folder)
         listed = ", ".join(str(step_of(folder)) for folder in known) or "none"
         raise GhostkitError(f"no checkpoint at step {step} in {str(self.folder)!r}; kept are {listed}")
+
+
+def find_runs(paths: str | Path | Iterable[str | Path]) -> list[Run]:
+    """Return the runs in some folders and below them: of a sweep, of a notebook, or single ones.
+
+    Links to folders below those given are not followed, and a run that lies in several of them comes once.
+
+    Args:
+        paths: a folder, or several; the order of the runs is that of the folders, and by name within each.
+
+    Raises:
+        GhostkitError: if a folder is not there, or no run is in any of them.
+
+    >>> [str(run) for run in find_runs("runs")]
+    """
+    places = [Path(path) for path in ([paths] if isinstance(paths, str | os.PathLike) else paths)]
+    for place in places:
+        if not place.is_dir():
+            raise GhostkitError(f"{str(place)!r} is no folder; expected a run, or a folder that holds runs")
+    found = {folder.resolve(): folder for place in places for folder in _run_folders(place)}
+    if not found:
+        looked = ", ".join(repr(str(place)) for place in places) or "no folder at all"
+        raise GhostkitError(
+            f"no run found in {looked}, up to {DEEPEST} folders deep; a run is a folder with config.json and "
+            "history.jsonl, as `ghostkit train` and the notebooks write it"
+        )
+    return [Run(folder) for folder in found.values()]
+
+
+def _run_folders(place: Path) -> Iterator[Path]:
+    """Yield the run folders in ``place`` and below, by name."""
+    for name, inner, files in os.walk(place):
+        folder = Path(name)
+        if {"config.json", "history.jsonl"} <= set(files):
+            yield folder
+            inner.clear()
+        deepest = len(folder.relative_to(place).parts) == DEEPEST
+        inner[:] = [] if deepest else sorted(set(inner) - {"checkpoints"})
 
 
 def summary(network: str, runs: Sequence[Run]) -> dict[str, Any]:

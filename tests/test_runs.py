@@ -15,7 +15,7 @@ import torch
 import ghostkit
 from ghostkit import AddBlock, AddBranch, AddIntrinsic, GhostkitError, GrowthEvent, Run, RunConfig
 from ghostkit.growth import History
-from ghostkit.runs import RunFolder, checkpoints, step_of, summary
+from ghostkit.runs import RunFolder, checkpoints, find_runs, step_of, summary
 
 METRICS = "step epoch progress compute seconds split loss accuracy learning_rate params macs".split()
 EVENTS = (
@@ -332,3 +332,57 @@ def test_a_summary_lists_accuracies_and_averages_the_rest(tmp_path, folder):
     assert row["network"] == "grown"
     assert row["accuracy"] == [result["accuracy"], 0.25]
     assert {name: row[name] for name in changed} == {name: pytest.approx(1.5 * result[name]) for name in changed}
+
+
+def run_at(folder: Path) -> Path:
+    """Make a folder that looks like a run."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    (folder / "history.jsonl").write_text("")
+    return folder
+
+
+def found(*paths: Path, below: Path) -> list[str]:
+    return [str(run.folder.relative_to(below)) for run in find_runs(paths)]
+
+
+def test_runs_are_found_wherever_they_lie_below_and_come_by_name(tmp_path):
+    for name in ("sweep/tasks/b/grown-0", "sweep/tasks/a/grown-1", "sweep/tasks/a/grown-0", "alone"):
+        run_at(tmp_path / name)
+    (tmp_path / "sweep" / "config.json").write_text("{}")  # of a sweep, perhaps; no run without a history
+    inside = ["sweep/tasks/a/grown-0", "sweep/tasks/a/grown-1", "sweep/tasks/b/grown-0"]
+    assert found(tmp_path, below=tmp_path) == ["alone", *inside]
+    assert found(tmp_path / "sweep", tmp_path / "alone", below=tmp_path) == [*inside, "alone"]
+    assert [run.folder for run in find_runs(str(tmp_path / "alone"))] == [tmp_path / "alone"]
+
+
+def test_a_run_in_several_folders_comes_once_and_nothing_inside_it_is_one(tmp_path):
+    run_at(run_at(tmp_path / "a" / "run") / "inner")
+    run_at(tmp_path / "a" / "checkpoints" / "step-1")
+    assert found(tmp_path, tmp_path / "a", tmp_path / "a" / "run", below=tmp_path) == ["a/run"]
+
+
+def test_links_are_not_followed_and_the_search_has_an_end(tmp_path):
+    run_at(tmp_path / "elsewhere" / "run")
+    here = tmp_path / "here"
+    run_at(here / "1/2/3/4/5/6/7/8")
+    run_at(here / "a/2/3/4/5/6/7/8/9")
+    (here / "link").symlink_to(tmp_path / "elsewhere")
+    (here / "round").symlink_to(here)
+    assert found(here, below=here) == ["1/2/3/4/5/6/7/8"]
+    assert len(find_runs(here / "link")) == 1, "a link that is given is meant"
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["a", "b"], r"no run found in '.*a', '.*b', up to 8 folders deep; a run is a folder with config.json and"),
+        ([], "no run found in no folder at all"),
+        (["a", "missing"], "'.*missing' is no folder; expected a run, or a folder that holds runs"),
+    ],
+)
+def test_where_no_run_is_it_says_where_it_looked(names, message, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(GhostkitError, match=message):
+        find_runs([tmp_path / name for name in names])
