@@ -12,7 +12,7 @@ from ghostkit.costs import layer_costs, output_shapes, params
 from ghostkit.growth.blocks import is_block
 from ghostkit.nn.ghost import GhostModule
 
-__all__ = ["describe"]
+__all__ = ["aged", "describe"]
 
 KINDS = {"GhostBottleneck": "bottleneck", "Bottleneck": "bottleneck", "GhostModule": "ghost module"}
 
@@ -84,6 +84,27 @@ def describe(model: nn.Module, example: Tensor | None = None) -> pd.DataFrame:
         }
         rows = [row, *rows] if kind == "stem" else [*rows, row]
     return pd.DataFrame(rows)
+
+
+def aged(before: pd.DataFrame | None, after: pd.DataFrame, event: int) -> pd.DataFrame:
+    """Return ``after`` with the growth events at which each block came (``born``) and grew last (``grown``).
+
+    Args:
+        before: the network before the event, aged likewise; None for the seedling.
+        after: the network after it, as :func:`describe` gives it.
+        event: number of the event.
+    """
+    after = after.copy()
+    known = None if before is None else before.set_index("block")
+    for column in ("born", "grown"):
+        after[column] = [
+            0 if known is None else int(known[column].get(block, event if column == "born" else 0))
+            for block in after["block"]
+        ]
+    if known is not None:
+        changed = after["block"].isin(known.index) & (after["params"] != after["block"].map(known["params"]))
+        after.loc[changed, "grown"] = event
+    return after
 
 
 def outermost(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

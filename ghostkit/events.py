@@ -34,10 +34,17 @@ class StepDone:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """The test split was gone through; ``row`` is what the metrics file got, ``scores`` the whole of it."""
+    """The test split was gone through.
+
+    Args:
+        row: what the metrics file got of the test split.
+        scores: the whole of it.
+        train: what the metrics file got of the training split; None before the first step.
+    """
 
     row: dict[str, Any]
     scores: Scores
+    train: dict[str, Any] | None = None
 
     def __str__(self) -> str:
         row = self.row

@@ -23,13 +23,13 @@ from typing import Any
 import pandas as pd
 import torch
 
-from ghostkit.architecture import describe
+from ghostkit.architecture import aged, describe
 from ghostkit.checkpoint import load
 from ghostkit.config import RunConfig
 from ghostkit.errors import GhostkitError
 from ghostkit.files import write_atomically
 from ghostkit.growth.grow import replay
-from ghostkit.growth.history import History, json_lines
+from ghostkit.growth.history import GrowthEvent, History, json_lines
 from ghostkit.metrics import METRICS, metric_of
 
 __all__ = ["Run", "RunFolder", "find_runs", "summary"]
@@ -202,11 +202,7 @@ class Run:
         """
         path = self.folder / "metrics.jsonl"
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        rows = list(json_lines(lines, str(path)))
-        measured = list(dict.fromkeys(name for row in rows for name in row if name not in METRIC_COLUMNS))
-        place = METRIC_COLUMNS.index("loss") + 1
-        columns = [*METRIC_COLUMNS[:place], *(measured or ["accuracy"]), *METRIC_COLUMNS[place:]]
-        return pd.DataFrame(rows, columns=columns)
+        return metrics_frame(json_lines(lines, str(path)))
 
     @property
     def history(self) -> History:
@@ -216,13 +212,7 @@ class Run:
     @property
     def events(self) -> pd.DataFrame:
         """One row a growth event, numbered from 1; one without edits says in ``reason`` why nothing grew."""
-        rows = []
-        for number, event in enumerate(self.history.events, start=1):
-            values = {**event.to_json(), **event.clock, "event": number}
-            values["edits"] = ", ".join(map(str, event.edits))
-            values["kinds"] = ", ".join(edit.kind for edit in event.edits)
-            rows.append(values)
-        return pd.DataFrame(rows, columns=EVENT_COLUMNS)
+        return events_frame(event_row(*numbered) for numbered in enumerate(self.history.events, start=1))
 
     @property
     def candidates(self) -> pd.DataFrame:
@@ -308,6 +298,27 @@ def _run_folders(place: Path) -> Iterator[Path]:
         inner[:] = [] if deepest else sorted(set(inner) - {"checkpoints"})
 
 
+def metrics_frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return rows of the metrics file as :attr:`Run.metrics` does."""
+    rows = list(rows)
+    measured = list(dict.fromkeys(name for row in rows for name in row if name not in METRIC_COLUMNS))
+    place = METRIC_COLUMNS.index("loss") + 1
+    columns = [*METRIC_COLUMNS[:place], *(measured or ["accuracy"]), *METRIC_COLUMNS[place:]]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def event_row(number: int, event: GrowthEvent) -> dict[str, Any]:
+    """Return a growth event as a row of :attr:`Run.events`."""
+    values = {name: getattr(event, name) for name in EVENT_COLUMNS if name in event.__dataclass_fields__}
+    told = {"edits": ", ".join(map(str, event.edits)), "kinds": ", ".join(edit.kind for edit in event.edits)}
+    return {**values, **event.clock, **told, "event": number}
+
+
+def events_frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return rows of :func:`event_row` as :attr:`Run.events` does."""
+    return pd.DataFrame(list(rows), columns=EVENT_COLUMNS)
+
+
 def summary(network: str, runs: Sequence[Run]) -> dict[str, Any]:
     """Return finished runs of one kind as one row of a closing table.
 
@@ -330,13 +341,8 @@ def architecture(history: History, last: int) -> pd.DataFrame:
     """Return the network after event ``last`` of ``history``, with the events at which each block came and changed."""
     example = None if history.image is None else torch.zeros(1, *history.image)
     shown = replace(history, events=history.events[:last])
-    frames = [describe(model, example).set_index("block") for model in replay(shown)]
-    frame = frames[-1]
-    frame["born"] = [next(e for e, earlier in enumerate(frames) if block in earlier.index) for block in frame.index]
-    frame["grown"] = 0
-    for number in range(1, last + 1):
-        before, after = frames[number - 1], frames[number]
-        shared = after.index.intersection(before.index)
-        changed = shared[after.loc[shared, "params"].to_numpy() != before.loc[shared, "params"].to_numpy()]
-        frame.loc[[block for block in changed if block in frame.index], "grown"] = number
-    return frame.reset_index()
+    frame: pd.DataFrame | None = None
+    for event, model in enumerate(replay(shown)):
+        frame = aged(frame, describe(model, example), event)
+    assert frame is not None
+    return frame

@@ -11,7 +11,6 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from ghostkit.averaging import moving_average
-from ghostkit.checkpoint import load, load_state, save
+from ghostkit.checkpoint import load, save
 from ghostkit.checks import check_accepts, check_can_grow, never_due, one_image
 from ghostkit.config import RunConfig
-from ghostkit.costs import TRAINING_PASS, LatencyTable, head_macs, head_sizes, latency, macs
+from ghostkit.costs import TRAINING_PASS, head_macs, head_sizes, latency, macs
 from ghostkit.data import ImageData, Split, batch_count, batches
 from ghostkit.data import load as load_data
 from ghostkit.data.splits import resized
@@ -37,7 +36,6 @@ from ghostkit.growth.policy import (
     ROUNDING,
     Budget,
     Policy,
-    PolicyState,
     due,
     due_to_settle,
     observe_loss,
@@ -45,9 +43,10 @@ from ghostkit.growth.policy import (
 )
 from ghostkit.growth.rates import NewcomerRates
 from ghostkit.progress import Progress
+from ghostkit.resuming import gathered, put_back
 from ghostkit.runs import Run, RunFolder
-from ghostkit.snapshot import Snapshot, part, prefixed
 from ghostkit.start import network_of
+from ghostkit.steering import differing, follow, steered
 from ghostkit.tasks import TASKS, Scores
 
 __all__ = ["Trainer", "train"]
@@ -85,7 +84,8 @@ class Trainer:
         self.fabric = make_fabric(config)
         self.loss = self.task.loss(config.label_smoothing)
         self.progress = Progress()
-        self._random = torch.Generator().manual_seed(config.seed + 3).get_state()
+        self.changed: dict[str, Any] = {}  # what was steered by hand since the start
+        self.random_state = torch.Generator().manual_seed(config.seed + 3).get_state()
         self._small_macs: tuple[tuple[int, ...], int] | None = None
         self._worth_saving = False  # something was measured or grown, perhaps by hand, that no checkpoint knows of
         self.run = None if folder is None else RunFolder(folder)
@@ -131,7 +131,8 @@ class Trainer:
             if reason is not None:
                 self.engine.note(reason, **self._moment())
         else:
-            self._restore(checkpoint)
+            assert self.run is not None
+            self.run.cut_metrics(put_back(self, checkpoint))
         self._write_history()
 
     # -- the loop ----------------------------------------------------------------------------------------------------
@@ -261,9 +262,9 @@ class Trainer:
     def _own_random(self) -> Iterator[None]:
         """Let dropout draw from the run's own random state, which nobody who draws elsewhere can disturb."""
         with torch.random.fork_rng(devices=[]):
-            torch.set_rng_state(self._random)
+            torch.set_rng_state(self.random_state)
             yield
-            self._random = torch.get_rng_state()
+            self.random_state = torch.get_rng_state()
 
     def _set_rate(self) -> None:
         """Hold the learning rate while the network may grow, then let it fall to zero along a half cosine."""
@@ -299,6 +300,31 @@ class Trainer:
             GhostkitError: if there is no such event, or later ones rest on it.
         """
         return self._noted(self.engine.undo(event, **self._moment()))
+
+    def steer(self, **values: Any) -> GrowthEvent | None:
+        """Change the policy or the budget by hand, between two events of the run; the history notes what changed.
+
+        Args:
+            **values: fields of the configuration that ``ghostkit.steering.STEERED`` names, as ``grow_every``.
+
+        Returns:
+            The event, without edits; None where nothing is different.
+
+        Raises:
+            GhostkitError: if a name is no such field, or a value does not fit; nothing has changed then.
+        """
+        known = steered(self.engine)
+        changes = differing(self.engine, self.config.changed(**self.changed), values)
+        if not changes:
+            return None
+        self.changed |= changes
+        follow(self.engine, changes, self.done)
+        told = ", ".join(f"{name} from {known[name]} to {value}" for name, value in changes.items())
+        return self._noted(self.engine.note(f"changed by hand: {told}", **self._moment()))
+
+    def save(self) -> Path | None:
+        """Save a checkpoint between two events of the run, and return its folder; None where nothing is written."""
+        return next((saved.folder for saved in self._save()), None)
 
     def _growth(self) -> Iterator[GrowthEvent]:
         """Yield the growth events that are due: what settles an earlier one, what grows now, what settles that."""
@@ -408,7 +434,7 @@ class Trainer:
             progress.next_evaluation += self.config.evaluate_every
         if self.run is not None:
             self.run.add_metrics(rows)
-        return Evaluated(row, scores)
+        return Evaluated(row, scores, rows[0] if len(rows) > 1 else None)
 
     def _write_history(self) -> None:
         if self.run is not None:
@@ -417,51 +443,12 @@ class Trainer:
     def _save(self) -> Iterator[CheckpointSaved]:
         if self.run is None:
             return
-        engine, self._worth_saving = self.engine, False
-        state = {
-            "progress": asdict(self.progress),
-            "policy": asdict(engine.state),
-            "latency": engine.latency.to_json(),
-            "budget": asdict(engine.budget),
-            "seedling": engine.seedling,
-            "metrics": self.run.metrics_written,
-        }
-        tensors = {"growth_random": engine.generator.get_state(), "random": self._random}
-        if self.average is not None:
-            tensors |= prefixed("average/", self.average.state_dict())
-        if engine.rates is not None:
-            tensors |= prefixed("born/", engine.rates.born)
-        if engine.snapshot is not None:
-            state["snapshot"] = engine.snapshot.optimizer
-            tensors |= prefixed("snapshot/", engine.snapshot.tensors)
+        self._worth_saving = False
+        state, tensors = gathered(self)
         folder = save(self.model, self.run.checkpoint_folder(self.progress.step), self.optimizer, state, tensors)
         grown_at = {event.step for event in history_of(self.model).events if event.edits}
         self.run.prune_checkpoints(keep=self.config.keep_checkpoints, always=grown_at | {0})
         yield CheckpointSaved(folder)
-
-    def _restore(self, checkpoint: Path) -> None:
-        state, tensors = load_state(checkpoint)
-        try:
-            self.progress = Progress(**state["progress"])
-            self.engine.state = PolicyState(**state["policy"])
-            self.engine.latency = LatencyTable.from_json(state["latency"])
-            self.engine.budget = Budget(**state["budget"])
-            self.engine.seedling = state["seedling"]
-            self.engine.generator.set_state(tensors["growth_random"])
-            self._random = tensors["random"]
-            if self.average is not None:
-                self.average.load_state_dict(part(tensors, "average/"))
-            if self.engine.rates is not None:
-                self.engine.rates.born = {
-                    name: born.to(self.fabric.device) for name, born in part(tensors, "born/").items()
-                }
-            if "snapshot" in state:
-                self.engine.snapshot = Snapshot(state["snapshot"], part(tensors, "snapshot/"))
-            written = int(state["metrics"])
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise GhostkitError(f"{str(checkpoint)!r} was not saved by a trainer: {error!r}") from None
-        assert self.run is not None
-        self.run.cut_metrics(written)
 
     def _finish(self) -> dict[str, Any]:
         scores = self._scores(self.data.test)

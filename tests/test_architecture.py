@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import pytest
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ghostkit import AddBlock, AddBranch, AddIntrinsic, build, grow
-from ghostkit.architecture import describe
+from ghostkit.architecture import aged, describe
 from ghostkit.nn import GhostBottleneck
 
 STAGES = [[[3, 4, 12, 0, 2]], [[3, 4, 16, 0, 2]], [[3, 4, 16, 0, 1]]]
@@ -87,3 +88,15 @@ def test_a_network_of_ones_own_is_described_from_an_image_or_without():
 def test_a_network_without_blocks_is_a_head_only():
     frame = describe(nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.AdaptiveAvgPool2d(1)))
     assert frame[["block", "channels", "params"]].to_numpy().tolist() == [["head", 3, 36]]
+
+
+def test_ageing_knows_when_a_block_came_and_when_it_grew_last():
+    def network(**sizes: int) -> pd.DataFrame:
+        return pd.DataFrame({"block": list(sizes), "params": list(sizes.values())})
+
+    frame = aged(None, network(stem=5, first=10), 0)
+    assert frame[["born", "grown"]].to_numpy().tolist() == [[0, 0], [0, 0]]
+    frame = aged(frame, network(stem=5, first=12, second=7), 1)
+    assert frame[["born", "grown"]].to_numpy().tolist() == [[0, 0], [0, 1], [1, 0]]
+    frame = aged(frame, network(stem=5, second=9), 2)
+    assert frame[["born", "grown"]].to_numpy().tolist() == [[0, 0], [1, 2]]
