@@ -9,18 +9,24 @@ from ghostkit.views.browsing import browse
 from ghostkit.views.candidates import candidate_scores, candidate_scores_text
 from ghostkit.views.comparison import closing_table, compute_accuracy, compute_accuracy_text
 from ghostkit.views.curves import training_curves, training_curves_text
+from ghostkit.views.dashboard import Dashboard
 from ghostkit.views.features import feature_mosaic, feature_mosaic_text
+from ghostkit.views.gallery import gallery
+from ghostkit.views.histories import growth_histories, growth_histories_text
 from ghostkit.views.networks import (
     architecture,
     architecture_replay,
     architecture_replay_text,
     architecture_text,
 )
+from ghostkit.views.parameters import parallel_parameters, parallel_parameters_text
 from ghostkit.views.pictures import predictions, predictions_text
+from ghostkit.views.ranking import difference_forest, difference_forest_text, difference_table, ranking_table
 from ghostkit.views.report import Shown, show, write_report
 from ghostkit.views.wording import percent, quantity, table_text
 
 __all__ = [
+    "Dashboard",
     "Shown",
     "architecture",
     "architecture_replay",
@@ -32,12 +38,21 @@ __all__ = [
     "closing_table",
     "compute_accuracy",
     "compute_accuracy_text",
+    "difference_forest",
+    "difference_forest_text",
+    "difference_table",
     "feature_mosaic",
     "feature_mosaic_text",
+    "gallery",
+    "growth_histories",
+    "growth_histories_text",
+    "parallel_parameters",
+    "parallel_parameters_text",
     "percent",
     "predictions",
     "predictions_text",
     "quantity",
+    "ranking_table",
     "show",
     "table_text",
     "training_curves",

@@ -14,7 +14,7 @@ import plotly.graph_objects as go
 
 from ghostkit.views.report import show
 
-__all__ = ["button", "dropdown", "place", "put", "rows", "slider"]
+__all__ = ["button", "dropdown", "number", "place", "put", "rows", "slider"]
 
 
 def button(label: str, tooltip: str, icon: str = "", **look: Any) -> ipywidgets.Button:
@@ -55,3 +55,17 @@ def put(output: ipywidgets.Output, figure: go.Figure) -> None:
     """Show ``figure`` in ``output``, in the place of what is there."""
     data = show(figure)._repr_mimebundle_()
     output.outputs = ({"output_type": "display_data", "data": data, "metadata": {}},)
+
+
+def number(label: str, tooltip: str, value: float, **look: Any) -> ipywidgets.FloatText:
+    """Return a field for a number, which tells its value when it is left or Enter is pressed."""
+    return ipywidgets.FloatText(
+        value,
+        description=f'<span title="{tooltip}">{label}</span>',
+        description_allow_html=True,
+        tooltip=tooltip,
+        continuous_update=False,
+        layout={"width": "170px"},
+        style={"description_width": "50px"},
+        **look,
+    )

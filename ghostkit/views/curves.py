@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -16,64 +18,98 @@ import plotly.graph_objects as go
 
 from ghostkit.metrics import METRICS, metric_of
 from ghostkit.views.columns import check_columns
-from ghostkit.views.theme import AGE_SCALE, BLUE, EMPTY, FAINT, INK, LEGEND_ABOVE, MUTED, OWN_WORDS, finish
+from ghostkit.views.theme import AGE_SCALE, BLUE, EMPTY, FAINT, GRID, INK, LEGEND_ABOVE, MUTED, OWN_WORDS, finish
 from ghostkit.views.wording import axis_unit, percent, quantity, sparkline, table_text
 
-__all__ = ["training_curves", "training_curves_text"]
+__all__ = ["Drawn", "curves_drawn", "training_curves", "training_curves_text"]
 
 METRIC_COLUMNS = ("step", "epoch", "compute", "split", "loss", "params", "macs")
 EVENT_COLUMNS = ("event", "epoch", "edits", "params_before", "params_after", "macs_before", "macs_after", "reason")
 NOTHING = "Nothing has been measured yet."
+HEIGHT = 560
 
 
-def training_curves(metrics: pd.DataFrame, events: pd.DataFrame | None = None) -> go.Figure:
+def training_curves(
+    metrics: pd.DataFrame, events: pd.DataFrame | None = None, steps: pd.DataFrame | None = None
+) -> go.Figure:
     """Return loss, accuracy (or mAP50, or mIoU) and MACs per image over the epochs, with growth events marked.
 
     Args:
         metrics: ``run.metrics``.
         events: ``run.events``; events without edits get a hollow mark and no line.
+        steps: columns epoch and loss (nats), step by step, where somebody watched.
 
     Raises:
         GhostkitError: if a column is missing.
     """
+    drawn = curves_drawn(metrics, events, steps)
+    return finish(go.Figure(drawn.traces), training_curves_text(metrics, events), height=HEIGHT, **drawn.layout)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure as plain data: what a live view pours into a figure that is there already, which costs little."""
+
+    traces: list[dict[str, Any]]
+    layout: dict[str, Any]
+
+
+def curves_drawn(metrics: pd.DataFrame, events: pd.DataFrame | None = None, steps: pd.DataFrame | None = None) -> Drawn:
+    """Return what :func:`training_curves` draws; arguments and errors as there."""
     metric = metric_of(metrics)
     metrics = pd.DataFrame(columns=[*METRIC_COLUMNS, metric]) if metrics.empty else metrics
     check_columns(metrics, (*METRIC_COLUMNS, metric), "metrics")
     divisor, unit = axis_unit(metrics["macs"], "MAC")
-    span = 1.0 if metrics.empty else float(metrics["epoch"].max()) or 1.0
-    figure = go.Figure([*_measured(metrics, metric), _size(metrics, divisor, unit), *_event_marks(events, span)])
-    return finish(
-        figure,
-        training_curves_text(metrics, events),
-        height=560,
-        xaxis={"title": {"text": "epoch"}, "anchor": "y4", "range": [-0.01 * span, 1.015 * span]},
-        yaxis2={"title": {"text": "loss (nats)"}, "domain": [0.615, 0.965], "rangemode": "tozero"},
-        yaxis3={"title": {"text": f"{METRICS[metric]} (%)"}, "domain": [0.225, 0.575]},
-        yaxis4={"title": {"text": f"{unit}<br>per image"}, "domain": [0, 0.185], "rangemode": "tozero", "nticks": 4},
+    steps = pd.DataFrame({"epoch": [], "loss": []}) if steps is None else steps
+    check_columns(steps, ("epoch", "loss"), "steps")
+    span = max([0.0, *metrics["epoch"].tail(1), *steps["epoch"].tail(1)]) or 1.0
+    traces = [_watched(steps), *_measured(metrics, metric), _size(metrics, divisor, unit), *_event_marks(events, span)]
+    layout = {
+        "xaxis": {"title": {"text": "epoch"}, "anchor": "y4", "range": [-0.01 * span, 1.015 * span]},
+        "yaxis2": {"title": {"text": "loss (nats)"}, "domain": [0.615, 0.965], "rangemode": "tozero"},
+        "yaxis3": {"title": {"text": f"{METRICS[metric]} (%)"}, "domain": [0.225, 0.575]},
+        "yaxis4": {
+            **{"title": {"text": f"{unit}<br>per image"}, "domain": [0, 0.185]},
+            **{"rangemode": "tozero", "nticks": 4},
+        },
         # One invisible axis spans the three panels, for the lines that growth events draw through all of them.
-        yaxis={"domain": [0, 0.965], "range": [0, 1], "visible": False, "fixedrange": True},
-        legend=LEGEND_ABOVE | {"y": 1.03},
-        annotations=[EMPTY | {"text": NOTHING}] if metrics.empty else [],
-        margin={"t": 56},
-    )
+        "yaxis": {"domain": [0, 0.965], "range": [0, 1], "visible": False, "fixedrange": True},
+        "legend": LEGEND_ABOVE | {"y": 1.03},
+        "annotations": [EMPTY | {"text": NOTHING}] if metrics.empty and steps.empty else [],
+        "margin": {"t": 56},
+    }
+    return Drawn([{"type": "scatter", **trace} for trace in traces], layout)
 
 
-def _measured(metrics: pd.DataFrame, metric: str) -> list[go.Scatter]:
+def _watched(steps: pd.DataFrame) -> dict[str, Any]:
+    """Return the loss step by step, as a faint line behind everything else."""
+    return {
+        "x": steps["epoch"].to_numpy(np.float32),
+        "y": steps["loss"].to_numpy(np.float32),
+        "yaxis": "y2",
+        "mode": "lines",
+        "line": {"color": GRID, "width": 1},
+        "hoverinfo": "skip",
+        "showlegend": False,
+    }
+
+
+def _measured(metrics: pd.DataFrame, metric: str) -> list[dict[str, Any]]:
     """Return the loss of both splits, then the ``metric`` of both."""
     splits = (_split(metrics, "train"), "train", FAINT, 1.4), (_split(metrics, "test"), "test", BLUE, 2.2)
     return [
-        go.Scatter(
-            x=rows["epoch"].to_numpy(np.float32),
-            y=rows[column].to_numpy(np.float32) * factor,
-            yaxis=axis,
-            name=name,
-            legendgroup=name,
-            showlegend=column == "loss",
-            mode="lines+markers" if name == "test" and len(rows) <= 60 else "lines",
-            line={"color": colour, "width": width},
-            marker={"size": 5},
-            hovertemplate=f"{name} {label}<br>epoch %{{x:.2f}}<extra></extra>",
-        )
+        {
+            "x": rows["epoch"].to_numpy(np.float32),
+            "y": rows[column].to_numpy(np.float32) * factor,
+            "yaxis": axis,
+            "name": name,
+            "legendgroup": name,
+            "showlegend": column == "loss",
+            "mode": "lines+markers" if name == "test" and len(rows) <= 60 else "lines",
+            "line": {"color": colour, "width": width},
+            "marker": {"size": 5},
+            "hovertemplate": f"{name} {label}<br>epoch %{{x:.2f}}<extra></extra>",
+        }
         for column, axis, factor, label in (("loss", "y2", 1, "loss %{y:.4f}"), (metric, "y3", 100, "%{y:.2f} %"))
         for rows, name, colour, width in splits
     ]
@@ -85,40 +121,40 @@ def _split(metrics: pd.DataFrame, name: str, points: int = 1000) -> pd.DataFrame
     return rows.iloc[np.unique(np.linspace(0, len(rows) - 1, min(points, len(rows))).astype(int))]
 
 
-def _size(metrics: pd.DataFrame, divisor: float, unit: str) -> go.Scatter:
+def _size(metrics: pd.DataFrame, divisor: float, unit: str) -> dict[str, Any]:
     """Return the MACs per image as stairs: the rows at which they changed, and the last one."""
     rows = metrics.sort_values("step", kind="stable")
     rows = rows[rows["macs"].ne(rows["macs"].shift()) | (np.arange(len(rows)) == len(rows) - 1)]
-    return go.Scatter(
-        x=rows["epoch"],
-        y=rows["macs"] / divisor,
-        yaxis="y4",
-        name="MACs per image",
-        customdata=[quantity(value, "params") for value in rows["params"]],
-        line={"color": INK, "width": 1.8, "shape": "hv"},
-        fill="tozeroy",
-        fillcolor="rgba(34,39,46,0.07)",
-        mode="lines",
-        showlegend=False,
-        hovertemplate=f"%{{y:.3~g}} {unit} per image<br>%{{customdata}}<br>epoch %{{x:.2f}}<extra></extra>",
-    )
+    return {
+        "x": rows["epoch"],
+        "y": rows["macs"] / divisor,
+        "yaxis": "y4",
+        "name": "MACs per image",
+        "customdata": [quantity(value, "params") for value in rows["params"]],
+        "line": {"color": INK, "width": 1.8, "shape": "hv"},
+        "fill": "tozeroy",
+        "fillcolor": "rgba(34,39,46,0.07)",
+        "mode": "lines",
+        "showlegend": False,
+        "hovertemplate": f"%{{y:.3~g}} {unit} per image<br>%{{customdata}}<br>epoch %{{x:.2f}}<extra></extra>",
+    }
 
 
-def _event_marks(events: pd.DataFrame | None, span: float) -> list[go.Scatter]:
+def _event_marks(events: pd.DataFrame | None, span: float) -> list[dict[str, Any]]:
     """Return three traces: a line through all panels per growth event, its mark, and marks of events without edits."""
     events = pd.DataFrame(columns=EVENT_COLUMNS) if events is None or events.empty else events
     check_columns(events, EVENT_COLUMNS, "events")
     grows = events["edits"].astype(str).ne("").to_numpy()
     grown, idle = events[grows], events[~grows]
     epochs = grown["epoch"].to_numpy(float)
-    line = go.Scatter(
-        x=np.repeat(epochs, 3),
-        y=np.tile([0, 1, np.nan], len(epochs)),
-        mode="lines",
-        line={"color": FAINT, "width": 1, "dash": "dot"},
-        hoverinfo="skip",
-        showlegend=False,
-    )
+    line = {
+        "x": np.repeat(epochs, 3),
+        "y": np.tile([0, 1, np.nan], len(epochs)),
+        "mode": "lines",
+        "line": {"color": FAINT, "width": 1, "dash": "dot"},
+        "hoverinfo": "skip",
+        "showlegend": False,
+    }
     aged = {
         **{"symbol": "triangle-down", "size": 10, "line": {"color": "white", "width": 1}},
         **{"color": grown["event"].to_numpy(int), "colorscale": AGE_SCALE},
@@ -129,21 +165,21 @@ def _event_marks(events: pd.DataFrame | None, span: float) -> list[go.Scatter]:
     return [line, _marks(grown, "growth event", aged, numbers), _marks(idle, "event without growth", hollow)]
 
 
-def _marks(events: pd.DataFrame, name: str, look: dict[str, Any], numbers: np.ndarray | None = None) -> go.Scatter:
-    return go.Scatter(
-        x=events["epoch"].to_numpy(float),
-        y=np.ones(len(events)),
-        mode="markers+text",
-        name=name,
-        text=numbers,
-        textposition="top center",
-        textfont={"size": 10, "color": MUTED},
-        marker=look,
-        hovertext=np.array([_event_hover(event) for event in events.itertuples()], dtype=object),
-        hovertemplate=OWN_WORDS,
-        cliponaxis=False,
-        showlegend=len(events) > 0,
-    )
+def _marks(events: pd.DataFrame, name: str, look: dict[str, Any], numbers: np.ndarray | None = None) -> dict[str, Any]:
+    return {
+        "x": events["epoch"].to_numpy(float),
+        "y": np.ones(len(events)),
+        "mode": "markers+text",
+        "name": name,
+        "text": numbers,
+        "textposition": "top center",
+        "textfont": {"size": 10, "color": MUTED},
+        "marker": look,
+        "hovertext": np.array([_hover_of(event) for event in events.itertuples()], dtype=object),
+        "hovertemplate": OWN_WORDS,
+        "cliponaxis": False,
+        "showlegend": len(events) > 0,
+    }
 
 
 def _spaced(positions: np.ndarray, labels: Iterable[Any], span: float, room: float = 0.028) -> np.ndarray:
@@ -156,12 +192,20 @@ def _spaced(positions: np.ndarray, labels: Iterable[Any], span: float, room: flo
     return np.array(kept, dtype=object)
 
 
-def _event_hover(event: Any) -> str:
-    cost = f"{quantity(event.macs_before, 'MAC')} → {quantity(event.macs_after, 'MAC')} per image"
-    size = f"{quantity(event.params_before)} → {quantity(event.params_after, 'params')}"
+def _hover_of(event: Any) -> str:
+    sizes = event.macs_before, event.macs_after, event.params_before, event.params_after
+    return _event_hover(event.event, event.epoch, event.edits, event.reason, *sizes)
+
+
+@lru_cache(4096)  # a live view asks for the same thousand events again and again
+def _event_hover(
+    number: int, epoch: float, edits: str, reason: str, macs: float, macs_after: float, params: float, after: float
+) -> str:
+    cost = f"{quantity(macs, 'MAC')} → {quantity(macs_after, 'MAC')} per image"
+    size = f"{quantity(params)} → {quantity(after, 'params')}"
     return (
-        f"<b>growth event {event.event}</b> · epoch {event.epoch:.2f}<br>{_wrapped(event.edits or 'no growth')}"
-        f"<br>{cost}<br>{size}<br><i>{_wrapped(event.reason)}</i>"
+        f"<b>growth event {number}</b> · epoch {epoch:.2f}<br>{_wrapped(edits or 'no growth')}"
+        f"<br>{cost}<br>{size}<br><i>{_wrapped(reason)}</i>"
     )
 
 
