@@ -303,7 +303,8 @@ def _notes(table: pd.DataFrame, groups: pd.DataFrame, reference: str | None) -> 
     ]
     single = list(groups.loc[groups["n"] == 1, "group"])
     if single:
-        notes.append(f"one seed only, so no spread and no interval: {', '.join(single)}")
+        named = "; ".join(single[:3]) + (f"; and {len(single) - 3} more groups" if len(single) > 3 else "")
+        notes.append(f"one seed only, so no spread and no interval: {named}")
     over = table[table["progress"] == 1]
     repeated = over[over.duplicated(["group", "seed"])]
     if len(repeated):

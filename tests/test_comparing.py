@@ -147,7 +147,7 @@ def test_of_one_seed_no_spread_is_told_and_it_says_so(tmp_path):
     assert found.groups[["sd", "low", "high"]].isna().all(axis=None)
     (row,) = found.differences.to_dict("records")
     assert (row["method"], row["difference"]) == ("no test", pytest.approx(-0.1))
-    assert "one seed only, so no spread and no interval: random, sprout" in found.notes
+    assert "one seed only, so no spread and no interval: random; sprout" in found.notes
 
 
 def test_a_repeated_seed_is_not_a_second_sample(tmp_path):

@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from ghostkit.errors import GhostkitError
 from ghostkit.metrics import METRICS, metric_of
 from ghostkit.views.columns import check_columns
-from ghostkit.views.theme import CYCLE, DASHES, LEGEND_ABOVE, finish, notice
+from ghostkit.views.theme import FAINT, LEGEND_ABOVE, finish, legend_room, line_looks, notice, translucent
 from ghostkit.views.wording import axis_unit, percent, quantity, sparkline, table_text
 
 __all__ = ["closing_table", "compute_accuracy", "compute_accuracy_text"]
@@ -21,11 +21,14 @@ Curves = Mapping[str, pd.DataFrame | Sequence[pd.DataFrame]]
 NOTHING = "Nothing has been measured on the test images yet."
 
 
-def compute_accuracy(curves: Curves) -> go.Figure:
+def compute_accuracy(curves: Curves, spread: bool = False) -> go.Figure:
     """Return test accuracy (or mAP50, or mIoU) over the training compute spent, one colour per label.
 
     Args:
-        curves: label -> ``run.metrics``, or a list of them (seeds, say), which become thin lines and their mean.
+        curves: label -> ``run.metrics``, or a list of them (seeds, say), which become thin lines and their mean. Of
+            many labels, the first eight are told apart; give the best ones first.
+        spread: draw a band of one standard deviation to each side of the mean instead of the thin lines; means are
+            then taken of runs that are equally far, of their compute as well.
 
     Raises:
         GhostkitError: if a column is missing.
@@ -35,33 +38,60 @@ def compute_accuracy(curves: Curves) -> go.Figure:
         return notice(NOTHING)
     divisor, unit = axis_unit(pd.concat([frame["compute"] for frames in runs.values() for frame in frames]), "MAC")
     figure = go.Figure()
-    for number, (label, frames) in enumerate(runs.items()):
-        colour, dash = CYCLE[number % len(CYCLE)], DASHES[number % len(DASHES)]
+    looks = line_looks(len(runs))
+    for (label, frames), (colour, dash) in zip(runs.items(), looks, strict=True):
         lines = [(frame["compute"].to_numpy(float), frame[metric].to_numpy(float)) for frame in frames]
         mean = [_mean_curve(frames, metric)] if len(frames) > 1 else []
+        if spread and mean:
+            compute, reached, sd = _spread_curve(frames, metric)
+            lines, mean = [], [(compute, reached)]
+            if colour != FAINT:
+                figure.add_traces(_band(compute / divisor, 100 * (reached - sd), 100 * (reached + sd), label, colour))
         for place, (compute, reached) in enumerate([*lines, *mean]):
-            bold = place == len(lines) or not mean
+            bold = (place == len(lines) or not mean) and colour != FAINT
             figure.add_scatter(
                 x=compute / divisor,
                 y=100 * reached,
                 name=f"{label} (mean of {len(frames)})" if mean else label,
                 legendgroup=label,
                 showlegend=bold,
-                mode="lines+markers" if bold and len(compute) <= 30 else "lines",
+                mode="lines+markers" if bold and len(compute) <= 30 and not spread else "lines",
                 line={"color": colour, "width": 2.4 if bold else 1, "dash": dash if bold else "solid"},
                 marker={"size": 5},
                 opacity=1 if bold else 0.4,
                 hovertemplate=f"{label}<br>%{{y:.2f}} % after %{{x:.4~g}} {unit}<extra></extra>",
             )
+    others = sum(colour == FAINT for colour, _ in looks)
+    if others:
+        figure.add_scatter(x=[None], y=[None], mode="lines", name=f"{others} others", line={"color": FAINT, "width": 1})
     return finish(
         figure,
         compute_accuracy_text(curves),
-        height=420,
+        height=420 + legend_room([str(trace.name) for trace in figure.data if trace.showlegend]),
         xaxis={"title": {"text": f"compute spent ({unit})"}, "rangemode": "tozero"},
         yaxis={"title": {"text": f"test {METRICS[metric]} (%)"}},
         legend=LEGEND_ABOVE | {"y": 1.01},
         margin={"t": 48},
     )
+
+
+def _spread_curve(frames: Sequence[pd.DataFrame], metric: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the means of compute and ``metric`` of runs that are equally far, and the metric's standard deviation."""
+    for frame in frames:
+        check_columns(frame, ("progress",), "metrics")
+    high = min(float(frame["progress"].max()) for frame in frames)
+    far = np.unique(np.concatenate([frame["progress"].to_numpy(float) for frame in frames]))
+    far = far[far <= high]
+    compute = np.mean([np.interp(far, frame["progress"], frame["compute"]) for frame in frames], axis=0)
+    reached = np.array([np.interp(far, frame["progress"], frame[metric]) for frame in frames])
+    return compute, reached.mean(axis=0), reached.std(axis=0, ddof=1)
+
+
+def _band(x: np.ndarray, low: np.ndarray, high: np.ndarray, label: str, colour: str) -> list[go.Scatter]:
+    """Return the two edges of a band, filled between."""
+    look = {"legendgroup": label, "showlegend": False, "mode": "lines", "line": {"width": 0}, "hoverinfo": "skip"}
+    fill = {"fill": "tonexty", "fillcolor": translucent(colour, 0.16)}
+    return [go.Scatter(x=x, y=low, **look), go.Scatter(x=x, y=high, **look, **fill)]
 
 
 def _tests(curves: Curves) -> tuple[dict[str, list[pd.DataFrame]], str]:

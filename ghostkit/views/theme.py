@@ -14,7 +14,17 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 
-__all__ = ["TEMPLATE", "age_axis", "age_colours", "finish", "notice", "replay_controls"]
+__all__ = [
+    "TEMPLATE",
+    "age_axis",
+    "age_colours",
+    "finish",
+    "legend_room",
+    "line_looks",
+    "notice",
+    "replay_controls",
+    "translucent",
+]
 
 # Okabe & Ito (2008), "Color Universal Design", without the yellow that vanishes on white.
 BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
@@ -37,7 +47,7 @@ FONT = "Inter, 'Helvetica Neue', Helvetica, Arial, 'Liberation Sans', sans-serif
 # A trace that brings its own words for each mark shows them, without plotly's box for the name of the trace.
 OWN_WORDS = "%{hovertext}<extra></extra>"
 # Where a legend stands that takes no width from the data; ``y`` says how far above.
-LEGEND_ABOVE = {"orientation": "h", "x": 0, "yanchor": "bottom"}
+LEGEND_ABOVE = {"orientation": "h", "x": 0, "yanchor": "bottom", "maxheight": 400}
 
 _AXIS = {
     "showgrid": True,
@@ -92,6 +102,32 @@ def notice(text: str) -> go.Figure:
     """
     hidden = {"visible": False}
     return finish(go.Figure(), text, height=180, annotations=[EMPTY | {"text": text}], xaxis=hidden, yaxis=hidden)
+
+
+def legend_room(labels: Sequence[str]) -> int:
+    """Return the pixels that a legend above a figure takes from it, at most; none while it fits into two lines.
+
+    Args:
+        labels: what its entries say.
+    """
+    return 0 if sum(map(len, labels)) + 8 * len(labels) < 170 else 29 * min(len(labels), 9)
+
+
+def line_looks(count: int) -> list[tuple[str, str]]:
+    """Return colour and dash of ``count`` lines, the first eight told apart, grey for those behind them.
+
+    Args:
+        count: how many lines there are, the ones that matter most first.
+    """
+    told = min(count, 8)
+    looks = [(CYCLE[n % len(CYCLE)], DASHES[(n + n // len(CYCLE)) % len(DASHES)]) for n in range(told)]
+    return looks + [(FAINT, "solid")] * (count - told)
+
+
+def translucent(colour: str, opacity: float) -> str:
+    """Return a colour such as "#0072B2" so that what lies under it shows through."""
+    red, green, blue = (int(colour[start : start + 2], 16) for start in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{opacity:g})"
 
 
 def age_colours(events: int) -> list[str]:
