@@ -204,6 +204,27 @@ def export(
     typer.echo(f"largest difference to the network, relative to the largest output: {difference:.1e}")
 
 
+@app.command("app")
+def explore(
+    places: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="RUNS...", help="Run folders, or folders that hold runs.", show_default="runs"),
+    ] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="A port of this machine; 0 takes a free one.")] = 0,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in a browser, or not.")] = True,
+) -> None:
+    """Serve a page on this machine that explores runs, behind a token; Ctrl-C ends it.
+
+    Example: ghostkit app runs/first runs/second
+    """
+    from ghostkit.serving import serve_runs
+
+    def tell(address: str) -> None:
+        typer.echo(f"the explorer is at {address}\nCtrl-C ends it")
+
+    serve_runs(places or [Path("runs")], port, browser, tell)
+
+
 @app.command()
 def doctor() -> None:
     """Print versions, hardware, data and browser found here, and the commands that get what is missing.

@@ -1,0 +1,67 @@
+"""Several runs in one place: a list to choose from, and the explorer of the one that was chosen."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ipywidgets  # type: ignore[import-untyped]
+
+from ghostkit.errors import GhostkitError
+from ghostkit.runs import Run
+from ghostkit.views.controls import dropdown, rows
+
+__all__ = ["gallery", "run_names"]
+
+
+def gallery(runs: Sequence[Run]) -> ipywidgets.VBox:
+    """Return a widget that explores one of several runs.
+
+    Args:
+        runs: what there is to choose from; the first one is shown first.
+
+    Raises:
+        GhostkitError: if there is none.
+
+    >>> gallery(find_runs("runs"))  # doctest: +SKIP
+    """
+    if not runs:
+        raise GhostkitError("no run to explore; expected at least one, as ghostkit.runs.find_runs returns them")
+    chooser = dropdown("run", "Which run is explored", list(zip(run_names(runs), range(len(runs)), strict=True)))
+    chooser.layout.width = "auto"
+    chooser.add_class("ghostkit-run")
+    explored = ipywidgets.VBox()
+    explored.add_class("ghostkit-explored")
+
+    def explore(_change: Any = None) -> None:
+        for shown in explored.children:
+            _close(shown)
+        explored.children = (_explorer(runs[chooser.value]),)
+
+    chooser.observe(explore, "value")
+    explore()
+    return ipywidgets.VBox([rows([chooser]), explored])
+
+
+def run_names(runs: Sequence[Run]) -> list[str]:
+    """Return what to call some runs: their folders, without what is the same for all of them."""
+    folders = [run.folder.resolve() for run in runs]
+    shared = Path(os.path.commonpath([folder.parent for folder in folders]))
+    return [folder.relative_to(shared).as_posix() for folder in folders]
+
+
+def _explorer(run: Run) -> ipywidgets.Widget:
+    """Return the explorer of a run; of one that cannot be read, what is wrong with it."""
+    try:
+        return ipywidgets.Label(str(run))
+    except GhostkitError as error:
+        return ipywidgets.Label(str(error))
+
+
+def _close(widget: ipywidgets.Widget) -> None:
+    """End a widget and all in it, in the kernel and in the browser."""
+    for inner in getattr(widget, "children", ()):
+        _close(inner)
+    widget.close()
