@@ -86,7 +86,7 @@ def difference_forest(differences: pd.DataFrame, metric: str = "accuracy") -> go
         GhostkitError: if a column is missing.
     """
     _check(differences, DIFFERENCE_COLUMNS, "differences")
-    known = differences[differences["difference"].notna()]
+    known = _known(differences)
     if known.empty:
         return notice(NOTHING)
     rows = known.to_dict("records")
@@ -142,8 +142,8 @@ def difference_forest_text(differences: pd.DataFrame) -> str:
         GhostkitError: if a column is missing.
     """
     _check(differences, DIFFERENCE_COLUMNS, "differences")
-    known = differences[differences["difference"].notna()] if len(differences) else differences
-    if not len(known):
+    known = _known(differences)
+    if known.empty:
         return NOTHING
     return f"points above {known['reference'].iloc[0]}\n{table_text(difference_table(known))}"
 
@@ -155,6 +155,11 @@ def _check(frame: pd.DataFrame, columns: tuple[str, ...], what: str) -> None:
             f"the {what} frame lacks the columns {missing}; it has {list(frame.columns)}. "
             f"Give the frame of a comparison (ghostkit.comparing.compare(runs).{what})"
         )
+
+
+def _known(differences: pd.DataFrame) -> pd.DataFrame:
+    """Return the differences without those of groups of which no run is over."""
+    return differences if differences.empty else differences[differences["difference"].notna()]
 
 
 def _with_sd(row: dict[str, Any]) -> str:

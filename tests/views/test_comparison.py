@@ -26,6 +26,37 @@ def test_the_mean_of_unequal_runs_covers_only_what_they_share(metrics):
     assert mean.x[-1] * 1e9 == pytest.approx(short.loc[short["split"] == "test", "compute"].max())
 
 
+def test_spread_over_seeds_is_a_band_around_their_mean(curves):
+    figure = views.compute_accuracy(curves, spread=True)
+    low, high, mean, alone = figure.data
+    values = [frame[frame["split"] == "test"]["accuracy"].iloc[-1] for frame in curves["grown"]]
+    assert mean.y[-1] == pytest.approx(100 * np.mean(values))
+    assert high.y[-1] - mean.y[-1] == pytest.approx(100 * np.std(values, ddof=1))
+    assert mean.y[-1] - low.y[-1] == pytest.approx(high.y[-1] - mean.y[-1])
+    assert high.fill == "tonexty"
+    assert alone.name == "seedling"
+
+
+def test_with_a_band_a_mean_is_of_runs_that_are_equally_far(metrics):
+    dear = metrics.assign(compute=2 * metrics["compute"])
+    mean = views.compute_accuracy({"run": [metrics, dear]}, spread=True).data[-1]
+    tests = metrics[metrics["split"] == "test"]
+    assert mean.x[-1] * 1e9 == pytest.approx(1.5 * tests["compute"].max())
+    assert mean.y[-1] == pytest.approx(100 * tests["accuracy"].iloc[-1])
+
+
+def test_of_many_labels_the_first_are_told_apart_and_the_others_counted(metrics):
+    figure = views.compute_accuracy({f"run {n}": metrics for n in range(11)}, spread=True)
+    shown = [trace.name for trace in figure.data if trace.showlegend is not False]
+    assert shown == [*(f"run {n}" for n in range(8)), "3 others"]
+    assert len({(trace.line.color, trace.line.dash) for trace in figure.data[:8]}) == 8
+
+
+def test_long_labels_get_room_above_the_data(metrics):
+    short, long = ({f"{word} {n}": metrics for n in range(4)} for word in ("run", "a long label " * 5))
+    assert views.compute_accuracy(long).layout.height > views.compute_accuracy(short).layout.height == 420
+
+
 def test_the_text_of_compute_gives_mean_and_spread(curves):
     lines = views.compute_accuracy_text(curves).splitlines()
     assert lines[2].split()[:7] == ["grown", "3", "10.2", "GMAC", "96.87", "±", "0.66"]

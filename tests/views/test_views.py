@@ -10,6 +10,19 @@ from ghostkit import views
 EMPTY = pd.DataFrame()
 ONE_BLOCK = pd.DataFrame([{"block": "stem", "hidden": 0, "channels": 8}])
 
+TABLE = pd.DataFrame(
+    {
+        **{"run": ["a", "b"], "group": ["a", "b"], "seed": 0, "progress": 1.0},
+        **{"where": ["random", "sprout"], "macs": [1e5, 2e5], "accuracy": [0.8, 0.9]},
+    }
+)
+DIFFERENCES = pd.DataFrame(
+    {
+        **{"group": ["a"], "reference": ["b"], "method": ["paired t"], "n": [3], "difference": [0.1]},
+        **{"low": [0.05], "high": [0.15], "p": [0.01], "p_holm": [0.01], "p_wilcoxon": [None], "won": [1.0]},
+    }
+)
+
 
 def all_figures(metrics, events, candidates, before, after, curves, maps):
     return {
@@ -19,6 +32,10 @@ def all_figures(metrics, events, candidates, before, after, curves, maps):
         "candidates": views.candidate_scores(candidates),
         "compute": views.compute_accuracy(curves),
         "mosaic": views.feature_mosaic(maps, 4),
+        "spread": views.compute_accuracy(curves, spread=True),
+        "histories": views.growth_histories({"grown": [(metrics, events)]}),
+        "parameters": views.parallel_parameters(TABLE, ["where"]),
+        "forest": views.difference_forest(DIFFERENCES),
     }
 
 
@@ -62,6 +79,25 @@ def test_drawing_changes_no_frame(metrics, events, candidates, before, after, cu
             views.compute_accuracy_text,
             [{"run": [EMPTY]}],
             "Nothing has been measured on the test images yet.",
+        ),
+        (views.growth_histories, views.growth_histories_text, [{}], "Nothing has been measured yet."),
+        (
+            views.growth_histories,
+            views.growth_histories_text,
+            [{"run": [(EMPTY, EMPTY)]}],
+            "Nothing has been measured yet.",
+        ),
+        (
+            views.parallel_parameters,
+            views.parallel_parameters_text,
+            [EMPTY, ["where"]],
+            "No run is over, or all have the same parameters: there is nothing to tell apart.",
+        ),
+        (
+            views.difference_forest,
+            views.difference_forest_text,
+            [EMPTY],
+            "There is only one group of runs, or none that is over: nothing to take a difference of.",
         ),
     ],
 )
