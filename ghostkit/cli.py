@@ -94,7 +94,8 @@ def run(
 
     Example: ghostkit run notebooks/01_first_growth.ipynb -p data fashion-mnist -p epochs 3
     """
-    from ghostkit.notebooks import declared_parameters, parse_parameters, run_notebook
+    from ghostkit.notebooks import run_notebook
+    from ghostkit.parameters import declared_parameters, parse_parameters
 
     values = parse_parameters(declared_parameters(notebook), map(_pair, parameters or []))
     done = run_notebook(notebook, folder, values, timeout=timeout, progress=not quiet)
@@ -164,7 +165,7 @@ def evaluate(
     """
     from ghostkit.evaluation import PARAMETERS
     from ghostkit.evaluation import evaluate as evaluated
-    from ghostkit.notebooks import parse_parameters
+    from ghostkit.parameters import parse_parameters
 
     pairs = [_pair(text) for text in parameters or []]
     for name, _ in pairs:

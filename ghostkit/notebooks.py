@@ -14,19 +14,16 @@ receives the run folder. Its results leave by :func:`publish`, in its last cell.
 
 from __future__ import annotations
 
-import ast
 import asyncio
-import difflib
 import json
 import logging
-import math
 import os
 import re
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,8 +38,9 @@ from traitlets.config import Config
 import ghostkit
 from ghostkit.errors import GhostkitError
 from ghostkit.files import free_folder, write_atomically
+from ghostkit.parameters import check_parameters, declared_parameters, plain
 
-__all__ = ["NotebookResult", "check_parameters", "declared_parameters", "parse_parameters", "publish", "run_notebook"]
+__all__ = ["NotebookResult", "publish", "run_notebook"]
 
 RESULT_TYPE = "application/vnd.ghostkit.result+json"
 
@@ -66,156 +64,6 @@ class NotebookResult:
     seconds: float
 
 
-# Parameters
-
-
-def declared_parameters(notebook: str | Path) -> dict[str, Any]:
-    """Return names and default values of the notebook's cell tagged ``parameters``.
-
-    Args:
-        notebook: path of an .ipynb file; nothing in it is executed.
-
-    Raises:
-        GhostkitError: if the notebook cannot be read, if it has no such cell or several, or if the cell holds anything
-            but assignments of plain literals.
-    """
-    import nbformat
-
-    try:
-        cells = nbformat.reads(Path(notebook).read_text(encoding="utf-8"), as_version=4).cells
-    except (OSError, ValueError, AttributeError, nbformat.ValidationError) as error:
-        raise GhostkitError(f"cannot read the notebook {str(notebook)!r}: {error}") from None
-    cells = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
-    if len(cells) != 1:
-        raise GhostkitError(
-            f"notebook {str(notebook)!r} has {len(cells) or 'no'} cells tagged 'parameters', expected one; "
-            "give the tag to the cell that assigns the defaults, such as epochs = 3"
-        )
-    try:
-        statements = ast.parse(cells[0].source).body
-    except SyntaxError as error:
-        raise GhostkitError(f"the parameters cell of {str(notebook)!r} is not Python: {error}") from None
-    declared = {}
-    for statement in statements:
-        try:
-            match statement:
-                case ast.Assign([ast.Name(name)], value) | ast.AnnAssign(ast.Name(name), _, ast.expr() as value):
-                    declared[name] = ast.literal_eval(value)
-                    _plain(declared[name])
-                case _:
-                    raise ValueError
-        except (ValueError, TypeError, GhostkitError):
-            raise GhostkitError(
-                f"the parameters cell of {str(notebook)!r} holds {ast.unparse(statement).splitlines()[0]!r}, expected "
-                "assignments of plain literals, such as epochs = 3; move everything else to the next cell"
-            ) from None
-    return declared
-
-
-def check_parameters(declared: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``given`` as plain values of the kinds that their declared defaults have.
-
-    Args:
-        declared: names and defaults, as :func:`declared_parameters` returns them. A default of None accepts anything
-            that JSON can hold, a float accepts whole numbers too.
-        given: names and values.
-
-    Raises:
-        GhostkitError: if a name is not declared or a value is of another kind.
-    """
-    return {name: _fitted(name, _default(declared, name), value) for name, value in given.items()}
-
-
-def parse_parameters(declared: Mapping[str, Any], pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
-    """Return the values that a command line spells out, read as their declared defaults ask.
-
-    Args:
-        declared: names and defaults, as :func:`declared_parameters` returns them.
-        pairs: name and text; true or false for a bool, JSON or a Python literal for a list or a dict. Where the
-            default is None, what is no literal is text.
-
-    Raises:
-        GhostkitError: if a name is not declared or given twice, or if a text does not read as its default asks.
-    """
-    values: dict[str, Any] = {}
-    for name, text in pairs:
-        default = _default(declared, name)
-        if name in values:
-            raise GhostkitError(f"parameter {name!r} is given twice: {values[name]!r} and {text!r}")
-        try:
-            value = _parsed(default, text)
-        except (ValueError, RecursionError):
-            value = text
-        values[name] = _fitted(name, default, value)
-    return values
-
-
-def _default(declared: Mapping[str, Any], name: str) -> Any:
-    """Return the declared default of ``name``, or say what it may have been meant to be."""
-    if name in declared:
-        return declared[name]
-    near = difflib.get_close_matches(name, declared, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"the notebook declares {', '.join(declared) or 'none'}"
-    raise GhostkitError(f"unknown parameter {name!r}; {hint}")
-
-
-def _parsed(default: Any, text: str) -> Any:
-    """Return the value that ``text`` spells out for a parameter with this default."""
-    if isinstance(default, str):
-        return text
-    if isinstance(default, int | float) and not isinstance(default, bool):
-        return type(default)(text)
-    spoken = {"true": True, "false": False, "null": None}
-    if text.strip().lower() in spoken:
-        return spoken[text.strip().lower()]
-    try:
-        return ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return json.loads(text)
-
-
-def _fitted(name: str, default: Any, value: Any) -> Any:
-    """Return ``value`` as a plain value of the default's kind."""
-    expected = {
-        bool: "true or false",
-        int: "a whole number",
-        float: "a finite number",
-        str: "text",
-        list: "a list",
-        dict: "a mapping from names to values",
-    }
-    kind = type(_plain(default))
-    try:
-        fitted = _plain(value)
-        if kind is float and type(fitted) is int:
-            fitted = float(fitted)
-        if (kind is type(None) and (fitted is None) == (value is None)) or type(fitted) is kind:
-            return fitted
-    except (GhostkitError, OverflowError):
-        pass
-    raise GhostkitError(
-        f"parameter {name!r} = {value!r}: expected {expected.get(kind, 'a value that JSON can hold')}, "
-        f"as in its default {default!r}"
-    )
-
-
-def _plain(value: Any) -> Any:
-    """Return ``value`` as JSON holds it: tuples as lists, numpy's and torch's numbers as numbers, NaN as None."""
-    if value is None or isinstance(value, bool | int):
-        return value
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    if isinstance(value, str | os.PathLike):
-        return str(value)
-    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if hasattr(value, "tolist"):
-        return _plain(value.tolist())
-    raise GhostkitError(f"{value!r} ({type(value).__name__}) is nothing that JSON can hold; give numbers, text, lists")
-
-
 # Results
 
 
@@ -232,9 +80,9 @@ def publish(result: Mapping[str, Any]) -> None:
     """
     from IPython.display import display
 
-    plain = _plain(dict(result))
-    text = "\n".join(f"{name}: {value}" for name, value in plain.items() if name != "table")
-    display({RESULT_TYPE: plain, "text/plain": text}, raw=True)
+    values = plain(dict(result))
+    text = "\n".join(f"{name}: {value}" for name, value in values.items() if name != "table")
+    display({RESULT_TYPE: values, "text/plain": text}, raw=True)
 
 
 def _published(executed: Path) -> dict[str, Any]:
@@ -298,7 +146,7 @@ def run_notebook(
         facts = {
             "notebook": str(source),
             "ghostkit": ghostkit.__version__,
-            "parameters": {**_plain(declared), **given},
+            "parameters": {**plain(declared), **given},
             "status": status,
             "seconds": round(time.perf_counter() - started, 3),
             "result": _published(executed),

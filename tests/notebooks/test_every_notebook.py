@@ -8,7 +8,8 @@ import papermill
 import pytest
 
 from ghostkit import RunConfig
-from ghostkit.notebooks import declared_parameters, run_notebook
+from ghostkit.notebooks import run_notebook
+from ghostkit.parameters import declared_parameters
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 
