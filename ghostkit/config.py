@@ -1,8 +1,8 @@
 """Every knob of a run, in one frozen, validated record.
 
 The notebooks' parameters cells mirror these names one to one, so a parameter means the same thing in a notebook, in a
-file and on the command line. Nothing here trains or imports torch: a configuration is plain data, and JSON is its
-only stored form.
+file and on the command line. Nothing here trains or imports torch: a configuration is plain data. A run stores it as
+JSON; people write it as YAML.
 """
 
 from __future__ import annotations
@@ -10,16 +10,20 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ghostkit.errors import GhostkitError
+from ghostkit.files import write_atomically
 
 __all__ = ["RunConfig"]
 
 ROUNDING = 1e-9
+YAML_SUFFIXES = (".yaml", ".yml")
 HEADS: dict[str, tuple[str, ...]] = {
     "classification": (),
     "detection": ("fcos", "retinanet"),
@@ -212,11 +216,55 @@ class RunConfig(BaseModel):
 
     @classmethod
     def read(cls, path: str | Path) -> RunConfig:
-        """Return the configuration stored as JSON at ``path``."""
+        """Return the configuration stored at ``path``: as YAML in a file so called, as JSON in any other.
+
+        Raises:
+            GhostkitError: if it cannot be read, if a name is unknown, or if a value does not fit.
+        """
         try:
-            values = json.loads(Path(path).read_text())
-        except (OSError, ValueError) as error:
+            text = Path(path).read_text(encoding="utf-8")
+            written_by_hand = Path(path).suffix.lower() in YAML_SUFFIXES
+            values = yaml.load(text, _Loader) if written_by_hand else json.loads(text)
+        except (OSError, ValueError, yaml.YAMLError) as error:
             raise GhostkitError(f"cannot read the configuration {str(path)!r}: {error}") from None
-        if not isinstance(values, dict):
-            raise GhostkitError(f"the configuration {str(path)!r} holds {type(values).__name__}, expected an object")
+        if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
+            held = "names that are no text" if isinstance(values, dict) else type(values).__name__
+            raise GhostkitError(
+                f"the configuration {str(path)!r} holds {held}, expected an object: names and values, as in epochs: 3"
+            )
         return cls.parse(values)
+
+    def write(self, path: str | Path) -> None:
+        """Write this configuration to ``path``: as YAML into a file so called, as JSON into any other.
+
+        Raises:
+            GhostkitError: if it cannot be written.
+        """
+        by_hand = Path(path).suffix.lower() in YAML_SUFFIXES
+        write_atomically(path, self.to_yaml() if by_hand else self.model_dump_json(indent=1))
+
+    def to_yaml(self) -> str:
+        """Return this configuration as YAML, one line a parameter below what it means, to be changed by hand."""
+        fields = type(self).model_fields
+        values = {name: _as_yaml(value) for name, value in self.model_dump(mode="json").items()}
+        return "\n".join(f"# {fields[name].description}\n{name}: {value}\n" for name, value in values.items())
+
+
+def _as_yaml(value: Any) -> str:
+    """Return a value in YAML's flow style, which stands behind its name on one line."""
+    listed = yaml.dump([value], Dumper=_Dumper, default_flow_style=True, width=math.inf, allow_unicode=True)
+    return listed.strip()[1:-1]
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain data only, and 1e-3 is a number: YAML 1.1, which PyYAML reads, wants 1.0e-3."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes a text that looks like such a number."""
+
+
+for _reader in (_Loader, _Dumper):
+    _reader.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+    )

@@ -1,13 +1,23 @@
-"""A configuration is checked as a whole and at once, and JSON keeps every bit of it."""
+"""A configuration is checked as a whole and at once, and every form of it keeps every bit."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, get_args
 
+import nbformat
 import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nbformat.v4 import new_code_cell, new_notebook
 
 from ghostkit.config import RunConfig
 from ghostkit.errors import GhostkitError
+from ghostkit.parameters import declared_parameters, parse_parameters
+from ghostkit.unattended import declared, words_of
 
 
 @pytest.mark.parametrize("make", [RunConfig.parse, lambda values: RunConfig(**values)], ids=["parse", "constructor"])
@@ -102,6 +112,7 @@ def test_what_a_file_leaves_out_keeps_its_default(tmp_path):
         (b"[3]", "config.json.* holds list, expected an object"),
         (b'{"epoch": 3}', "did you mean 'epochs'"),
         (b'{"epochs": null}', "parameter epochs = None"),
+        (b'{"3": 4}', "unknown parameter '3'"),
     ],
 )
 def test_a_broken_file_is_named(tmp_path, content, message):
@@ -110,3 +121,136 @@ def test_a_broken_file_is_named(tmp_path, content, message):
         path.write_bytes(content)
     with pytest.raises(GhostkitError, match=message):
         RunConfig.read(path)
+
+
+# Its forms: YAML, a notebook's parameters cell, words of a command line.
+
+SPOKEN = [
+    True,
+    False,
+    None,
+    "true",
+    "null",
+    "1e9",
+    "0x10",
+    "12",
+    "-3.5",
+    "[1]",
+    "{}",
+    "no",
+    "'",
+    '"',
+    "a: b",
+    "#",
+    " x ",
+    "",
+]
+TEXT = st.one_of(st.text(max_size=30), st.sampled_from([str(word) for word in SPOKEN]))
+PLAIN = st.recursive(
+    st.one_of(st.sampled_from(SPOKEN), st.integers(), st.floats(allow_nan=False, allow_infinity=False), TEXT),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(TEXT, inner, max_size=3)),
+    max_leaves=6,
+)
+SHARE = st.floats(min_value=1e-9, max_value=1.0, exclude_min=True)
+
+
+def choices(name: str) -> st.SearchStrategy[Any]:
+    """One of the values that a field names."""
+    return st.sampled_from(get_args(RunConfig.model_fields[name].annotation))
+
+
+CONFIGS = st.builds(
+    lambda values: RunConfig(**values),
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "data": TEXT,
+            "data_root": st.none() | TEXT,
+            "train_samples": st.none() | st.integers(2, 10**12),
+            "model_options": st.dictionaries(TEXT, PLAIN, max_size=3),
+            "shape": st.none() | TEXT,
+            "epochs": st.floats(1e-300, 1e300),
+            "compute": st.none() | st.floats(1e-3, 1e300),
+            "optimizer": choices("optimizer"),
+            "learning_rate": SHARE,
+            "ema": st.none() | st.floats(0.5, 0.9999),
+            "where": choices("where"),
+            "kinds": st.lists(st.sampled_from(["branch", "block", "link"]), min_size=1).map(tuple),
+            "kernel_sizes": st.lists(st.sampled_from([3, 5, 7]), min_size=1, max_size=3).map(tuple),
+            "share": SHARE,
+            "give_up": st.none() | st.integers(1, 9),
+            "budget_milliseconds": st.none() | SHARE,
+            "seed": st.integers(0, 2**70),
+            "device": TEXT,
+        },
+    ),
+)
+
+
+@settings(max_examples=60)
+@given(CONFIGS)
+def test_yaml_keeps_every_value(config):
+    with TemporaryDirectory() as folder:
+        for name in ("run.yaml", "run.YML", "run.json"):
+            config.write(Path(folder, name))
+            assert RunConfig.read(Path(folder, name)) == config
+
+
+@settings(max_examples=60)
+@given(CONFIGS)
+def test_a_parameters_cell_keeps_every_value(config):
+    """The values go into a notebook as literals, are read back by the rules of notebooks, and are the same."""
+    source = "\n".join(f"{name} = {value!r}" for name, value in config.model_dump(mode="json").items())
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "a.ipynb")
+        cell = new_code_cell(source, metadata={"tags": ["parameters"]})
+        nbformat.write(new_notebook(cells=[cell]), path)
+        assert RunConfig.parse(declared_parameters(path)) == config
+
+
+@settings(max_examples=60)
+@given(CONFIGS)
+def test_a_command_line_keeps_every_value(config):
+    words = words_of(config)
+    assert words[::3] == ["-p"] * (len(words) // 3)
+    pairs = zip(words[1::3], words[2::3], strict=True)
+    assert RunConfig.parse(parse_parameters(declared(), pairs)) == config
+
+
+def test_yaml_tells_what_every_parameter_means_and_can_be_read_by_anyone():
+    text = RunConfig(epochs=3).to_yaml()
+    assert "# passes over the training images; ignored when compute is set\nepochs: 3.0\n" in text
+    assert "kinds: [branch, intrinsic, stage, block, layer, link]\n" in text
+    assert yaml.safe_load(text) == RunConfig(epochs=3).model_dump(mode="json")
+
+
+def test_yaml_by_hand_is_read_as_people_mean_it(tmp_path):
+    lines = [
+        "# mine",
+        "learning_rate: 1e-2",
+        "compute: 2e12",
+        "model_options: {dropout: 1E-1}",
+        "augment: none",
+        "ema: ~",
+    ]
+    (tmp_path / "run.yaml").write_text("\n".join(lines))
+    config = RunConfig.read(tmp_path / "run.yaml")
+    assert (config.learning_rate, config.compute, config.augment) == (0.01, 2e12, "none")
+    assert config.model_options == {"dropout": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("epochs: [", "cannot read the configuration .*run.yaml"),
+        ("- 3", "run.yaml.* holds list, expected an object: names and values, as in epochs: 3"),
+        ("", "run.yaml.* holds NoneType, expected an object"),
+        ("3: 4", "run.yaml.* holds names that are no text"),
+        ("epoch: 3", "did you mean 'epochs'"),
+        ("data: !!python/object/apply:os.getcwd []", "cannot read the configuration .*run.yaml.*could not determine"),
+    ],
+)
+def test_broken_yaml_is_named_and_builds_no_objects(tmp_path, content, message):
+    (tmp_path / "run.yaml").write_text(content)
+    with pytest.raises(GhostkitError, match=message):
+        RunConfig.read(tmp_path / "run.yaml")

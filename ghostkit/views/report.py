@@ -27,7 +27,7 @@ from ghostkit.browser import find_browser
 from ghostkit.errors import GhostkitError
 from ghostkit.files import write_atomically
 
-__all__ = ["PLOTLY", "Shown", "show", "write_report"]
+__all__ = ["PLOTLY", "POLICY", "STYLE", "Shown", "figure_html", "show", "write_report"]
 
 PLOTLY = "application/vnd.plotly.v1+json"
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -113,7 +113,7 @@ def write_report(notebook_path: str | Path, html_path: str | Path) -> Path:
             data = output.get("data", {})
             if PLOTLY in data:
                 figures += 1
-                output["data"] = {"text/html": _figure_html(data[PLOTLY], data.get("text/plain", ""), figures)}
+                output["data"] = {"text/html": figure_html(data[PLOTLY], data.get("text/plain", ""), figures)}
             elif data.pop(WIDGET, None) is not None and not set(data) - {"text/plain"}:
                 continue  # a live widget: nothing of it is left once the kernel is gone
             kept.append(output)
@@ -123,14 +123,24 @@ def write_report(notebook_path: str | Path, html_path: str | Path) -> Path:
     exporter.register_preprocessor(CoalesceStreamsPreprocessor, enabled=True)
     exporter.exclude_input_prompt = exporter.exclude_output_prompt = True
     script = get_plotlyjs() if figures else ""
-    resources = {"metadata": {"name": _title(notebook, source.stem), "path": str(source.parent)}, "plotlyjs": script}
+    resources = {
+        "metadata": {"name": _title(notebook, source.stem), "path": str(source.parent)},
+        **{"plotlyjs": script, "style": STYLE, "policy": POLICY},
+    }
     page, _ = exporter.from_notebook_node(notebook, resources)
     target.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(target, page)
     return target
 
 
-def _figure_html(figure: dict[str, Any], text: str | list[str], number: int) -> str:
+def figure_html(figure: dict[str, Any], text: str | list[str], number: int) -> str:
+    """Return a figure as a part of a page that has plotly.js, with its text twin folded beneath it.
+
+    Args:
+        figure: as plotly's JSON: ``data``, ``layout``, perhaps ``frames`` and ``config``.
+        text: the twin; none is shown where it is empty.
+        number: of the figure on its page, from 1.
+    """
     text = "".join(text)
     config = {**figure.get("config", {}), **CONFIG}
     parts = {key: figure[key] for key in ("data", "layout", "frames") if figure.get(key)}
@@ -159,19 +169,11 @@ def _title(notebook: nbformat.NotebookNode, fallback: str) -> str:
     return next(headings, fallback)
 
 
-_TEMPLATE = """
-{%- extends 'base.html.j2' -%}
-{%- block header -%}
-<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src 'unsafe-inline';
- style-src 'unsafe-inline'; img-src data: blob:; font-src data:">
-<title>{{ resources.metadata.name | escape_html }}</title>
-{% for css in resources.inlining.css -%}<style>{{ css }}</style>{% endfor %}
-<style>
+# What a page may do: show itself, and nothing else.
+POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; font-src data:"
+)
+STYLE = """
 body { margin: 0; background: white; color: #22272e;
        font: 15px/1.55 Inter, "Helvetica Neue", Helvetica, Arial, "Liberation Sans", sans-serif; }
 main { max-width: 1100px; margin: 0 auto; padding: 24px 24px 64px; }
@@ -190,6 +192,21 @@ img { max-width: 100%; }
 .ansi-red-fg, .ansi-red-intense-fg { color: #b23b00; } .ansi-green-fg { color: #00704f; }
 .ansi-blue-fg, .ansi-cyan-fg { color: #0072b2; } .ansi-bold { font-weight: bold; }
 @media print { details, summary { display: none; } }
+"""
+
+_TEMPLATE = """
+{%- extends 'base.html.j2' -%}
+{%- block header -%}
+<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="{{ resources.policy }}">
+<title>{{ resources.metadata.name | escape_html }}</title>
+{% for css in resources.inlining.css -%}<style>{{ css }}</style>{% endfor %}
+<style>
+{{ resources.style }}
 </style>
 {% if resources.plotlyjs %}<script>window.PlotlyConfig = {MathJaxConfig: 'local'};</script>
 <script>{{ resources.plotlyjs }}</script>{% endif %}
