@@ -14,8 +14,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,11 +29,12 @@ from ghostkit.checkpoint import load
 from ghostkit.config import RunConfig
 from ghostkit.errors import GhostkitError
 from ghostkit.files import write_atomically
-from ghostkit.growth.grow import replay
+from ghostkit.growth.edits import Edit, RemoveBlock
+from ghostkit.growth.grow import rebuild, replay
 from ghostkit.growth.history import GrowthEvent, History, json_lines
 from ghostkit.metrics import METRICS, metric_of
 
-__all__ = ["Run", "RunFolder", "find_runs", "summary"]
+__all__ = ["KeptNetwork", "Run", "RunFolder", "find_runs", "summary"]
 
 METRIC_COLUMNS = [
     "step",
@@ -161,6 +163,23 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("step-"))
 
 
+@dataclass(frozen=True, eq=False)
+class KeptNetwork:
+    """A network from a checkpoint, and how near that checkpoint is to the growth event that it was asked for.
+
+    Args:
+        model: the network.
+        event: number of the growth event; 0 is the seedling.
+        step: at which the checkpoint was saved.
+        note: what it is instead, where no checkpoint was kept right after the event; empty where it is exact.
+    """
+
+    model: torch.nn.Module
+    event: int
+    step: int
+    note: str = ""
+
+
 class Run:
     """A run, read from its folder.
 
@@ -233,6 +252,9 @@ class Run:
     def architecture(self, event: int = -1) -> pd.DataFrame:
         """Return the network after growth event number ``event``, one row a block.
 
+        Its column ``gain`` is what the engine expected of all that was grown in a block so far: the sum of the
+        predicted gains (nats) of the candidates that were chosen there, without those that were taken back since.
+
         Args:
             event: 0 for the seedling, -1 for the last event.
 
@@ -240,11 +262,17 @@ class Run:
             GhostkitError: if there is no such event.
         """
         history = self.history
+        last = self._numbered(history, event)
+        frame = architecture(history, last)
+        return frame.assign(gain=gained(history, last, frame["block"]))
+
+    def _numbered(self, history: History, event: int) -> int:
+        """Return the number of a growth event, of which -1 is the last."""
         count = len(history.events)
         last = count if event == -1 else event
         if not 0 <= last <= count:
             raise GhostkitError(f"no growth event {event} in {str(self.folder)!r}; it has 0 (the seedling) to {count}")
-        return architecture(history, last)
+        return last
 
     def model(self, step: int | None = None) -> torch.nn.Module:
         """Return the network as saved at ``step``; as saved last when None.
@@ -258,6 +286,38 @@ class Run:
                 return load(folder)
         listed = ", ".join(str(step_of(folder)) for folder in known) or "none"
         raise GhostkitError(f"no checkpoint at step {step} in {str(self.folder)!r}; kept are {listed}")
+
+    def model_at(self, event: int = -1) -> KeptNetwork:
+        """Return the network as it was right after growth event number ``event``, or what was kept nearest before.
+
+        Checkpoints at events that grew something, at the start and at the end are always kept, and are exact.
+
+        Args:
+            event: 0 for the seedling at the start, -1 for the network as saved last.
+
+        Raises:
+            GhostkitError: if there is no such event, or no checkpoint from before or at it was kept.
+        """
+        history = self.history
+        number = self._numbered(history, event)
+        moment = history.events[number - 1].step if number else 0
+        kept = [(folder, events_at(folder)) for folder in checkpoints(self.folder)]
+        if event == -1 and kept:
+            return KeptNetwork(load(kept[-1][0]), number, step_of(kept[-1][0]))
+        known = [(folder, count) for folder, count in kept if count <= number]
+        if not known:
+            raise GhostkitError(f"no checkpoint from before growth event {number} was kept in {str(self.folder)!r}")
+        before = [(folder, count) for folder, count in known if step_of(folder) <= moment]
+        folder, count = before[-1] if before else known[0]
+        step, model = step_of(folder), load(folder)
+        missing = [str(edit) for past in history.events[count:number] for edit in past.edits]
+        if missing:
+            note = f"the nearest that was kept, of step {step:,}, lacks {', '.join(missing)}"
+        elif step != moment:
+            note = f"the nearest that was kept is of step {step:,}; the event was at step {moment:,}"
+        else:
+            note = ""
+        return KeptNetwork(model, number, step, note)
 
 
 def find_runs(paths: str | Path | Iterable[str | Path]) -> list[Run]:
@@ -346,3 +406,39 @@ def architecture(history: History, last: int) -> pd.DataFrame:
         frame = aged(frame, describe(model, example), event)
     assert frame is not None
     return frame
+
+
+def gained(history: History, last: int, blocks: Iterable[str]) -> list[float]:
+    """Return the predicted gains (nats) of what was grown up to event ``last``, in sum for each of ``blocks``."""
+    events = history.events[:last]
+    back = {event.undoes for event in events}
+    gains = dict.fromkeys(blocks, 0.0)
+    for number, event in enumerate(events, start=1):
+        predicted = {row["edit"]: row["gain"] for row in event.candidates if row["chosen"]}
+        inverses: list[Edit | None] = [*reversed(event.inverse)] or [None] * len(event.edits)
+        for edit, inverse in zip(event.edits, inverses, strict=False):
+            # Only what takes a new block back knows its name.
+            site = f"{inverse.site}.{inverse.block}" if isinstance(inverse, RemoveBlock) else edit.site
+            block = _block_of(site, gains, history)
+            if block in gains and number not in back:
+                gains[block] += float(predicted.get(str(edit), 0.0))
+    return list(gains.values())
+
+
+def _block_of(site: str, blocks: Iterable[str], history: History) -> str:
+    """Return the block that a site lies in; ``stem`` or ``head`` where it lies before all blocks or behind."""
+    inside = [block for block in blocks if f"{site}.".startswith(f"{block}.")]
+    if inside:
+        return max(inside, key=len)
+    paths = [path for path, _ in rebuild(replace(history, events=[])).named_modules()]
+    first = next((number for number, path in enumerate(paths) if path in set(blocks)), len(paths))
+    return "stem" if site in paths and paths.index(site) < first else "head"
+
+
+def events_at(checkpoint: Path) -> int:
+    """Return how many growth events the network in ``checkpoint`` has behind it; many where it cannot be read."""
+    try:
+        name = json.loads((checkpoint / "manifest.json").read_text())["files"]["history.jsonl"]["file"]
+        return len(History.read(checkpoint / name).events)
+    except (OSError, ValueError, KeyError, TypeError, GhostkitError):  # a run that goes on has just removed it
+        return sys.maxsize

@@ -23,7 +23,7 @@ EVENTS = (
     "milliseconds_before milliseconds_after loss_before loss_after max_logit_change reason seconds"
 ).split()
 CANDIDATES = "event edit site kind init gain macs params milliseconds chosen".split()
-BLOCKS = "block stage kind channels hidden intrinsic branches layers links stride params macs born grown".split()
+BLOCKS = "block stage kind channels hidden intrinsic branches layers links stride params macs born grown gain".split()
 STAGES = [[[3, 4, 8, 0, 2]], [[3, 4, 8, 0, 2]]]
 
 CONFIG = RunConfig(

@@ -23,6 +23,7 @@ from ghostkit.views.parameters import parallel_parameters, parallel_parameters_t
 from ghostkit.views.pictures import predictions, predictions_text
 from ghostkit.views.ranking import difference_forest, difference_forest_text, difference_table, ranking_table
 from ghostkit.views.report import Shown, show, write_report
+from ghostkit.views.similarity import branch_similarity, branch_similarity_text
 from ghostkit.views.wording import percent, quantity, table_text
 
 __all__ = [
@@ -32,6 +33,8 @@ __all__ = [
     "architecture_replay",
     "architecture_replay_text",
     "architecture_text",
+    "branch_similarity",
+    "branch_similarity_text",
     "browse",
     "candidate_scores",
     "candidate_scores_text",

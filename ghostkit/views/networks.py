@@ -1,12 +1,14 @@
 """One network drawn to scale, two side by side, or its growth as an animation.
 
-Width is channels, height is depth, colour is the growth event at which a block grew last. All networks of a figure
-share their rows and their scale, so a block can be followed from one to the next. The room is not called
+Width is channels, height is depth, and colour says what :mod:`ghostkit.views.colouring` knows of: the growth event at
+which a block grew last, what was expected of it, or what it is worth. All networks of a figure share their rows and
+their scales, so a block can be followed from one to the next. The room is not called
 ``architecture``: that name of ``ghostkit.views`` is the function.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +17,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from ghostkit.views.colouring import Colouring, colouring
 from ghostkit.views.columns import check_columns
 from ghostkit.views.theme import (
     BAND,
@@ -23,8 +26,6 @@ from ghostkit.views.theme import (
     INK,
     MUTED,
     OWN_WORDS,
-    age_axis,
-    age_colours,
     finish,
     notice,
     replay_controls,
@@ -37,6 +38,7 @@ ARCHITECTURE_COLUMNS = (
     *("block", "stage", "kind", "channels", "hidden", "intrinsic", "branches", "stride"),
     *("params", "macs", "born", "grown"),
 )
+NATS = ("gain", "importance")  # columns that a frame may have besides
 NOTHING = "There is no network to draw."
 # One drawn network: its traces, and the annotations that say what they show.
 Panel = tuple[list[go.Bar | go.Scatter], list[dict[str, Any]]]
@@ -47,44 +49,49 @@ def architecture(
     after: pd.DataFrame | None = None,
     titles: tuple[str, str] = ("before", "after"),
     last_event: int | None = None,
+    colour: str = "age",
 ) -> go.Figure:
     """Return a network as blocks drawn to scale, or two networks side by side on the same scale.
 
     Width is channels: the intrinsic maps in the middle, the ghost maps hatched on both sides, and under them the
-    channels that the block puts out. Height is depth: one row a block, input at the top. Colour is the event at which
-    the block grew last; a block that growth brought has a frame. ``↓2`` marks a stride.
+    channels that the block puts out. Height is depth: one row a block, input at the top. A block that growth brought
+    has a frame. ``↓2`` marks a stride.
 
     Args:
         before: ``run.architecture(event)``.
         after: the network to compare with; a block that only one of them has leaves its row free in the other.
         titles: what to call the two.
         last_event: number of the run's last event, to keep one colour scale over several figures.
+        colour: what the colour of a block says: ``"age"``, the event at which it grew last; ``"gain"``, what was
+            predicted of all that was grown in it; or ``"importance"``, by how much the loss rises without it, which is
+            in a frame that was merged with what ``ghostkit.inspecting.importance`` returns.
 
     Raises:
-        GhostkitError: if a column is missing.
+        GhostkitError: if a column is missing, or there is no such colour.
     """
     frames = [before] if after is None else [before, after]
     if any(frame.empty for frame in frames):
         return notice(NOTHING)
     names = [""] if after is None else titles
-    sheet = _sheet(frames, len(frames), last_event or 0)
+    sheet = _sheet(frames, len(frames), last_event or 0, colour)
     panels = [_panel(frame, name, sheet, axis) for frame, name, axis in zip(frames, names, sheet.axes, strict=True)]
-    return finish(_drawn(panels, sheet), architecture_text(before, after, titles))
+    return finish(_drawn(panels, sheet), architecture_text(before, after, titles, colour))
 
 
-def architecture_replay(frames: Mapping[int, pd.DataFrame]) -> go.Figure:
+def architecture_replay(frames: Mapping[int, pd.DataFrame], colour: str = "age") -> go.Figure:
     """Return the growth of one network as an animation with a slider over its growth events.
 
     Args:
         frames: event number (0 = seedling) -> ``run.architecture(event)``.
+        colour: what the colour of a block says, as for :func:`architecture`.
 
     Raises:
-        GhostkitError: if a column is missing.
+        GhostkitError: if a column is missing, or there is no such colour.
     """
     shown = {event: frame for event, frame in sorted(frames.items()) if not frame.empty}
     if not shown:
         return notice(NOTHING)
-    sheet = _sheet(list(shown.values()), 1, max(shown))
+    sheet = _sheet(list(shown.values()), 1, max(shown), colour)
     names = [f"event {event}" if event else "seedling" for event in shown]
     panels = [_panel(frame, name, sheet, "x") for frame, name in zip(shown.values(), names, strict=True)]
     figure = _drawn(panels[:1], sheet, below=60)
@@ -109,10 +116,10 @@ class _Sheet:
     widest: float  # channels
     edge: float  # where the numbers end on the right, in channels
     step: int  # channels that the scale bar stands for
-    events: int  # number of the last growth event
+    colouring: Colouring
 
 
-def _sheet(frames: Sequence[pd.DataFrame], panels: int, last_event: int) -> _Sheet:
+def _sheet(frames: Sequence[pd.DataFrame], panels: int, last_event: int, colour: str) -> _Sheet:
     for frame in frames:
         check_columns(frame, ARCHITECTURE_COLUMNS, "architecture")
     known = pd.concat(frames).drop_duplicates("block", keep="last").set_index("block")
@@ -123,7 +130,7 @@ def _sheet(frames: Sequence[pd.DataFrame], panels: int, last_event: int) -> _She
         widest=widest,
         edge=widest * (0.95 if panels == 2 else 0.7),
         step=next(step for step in (500, 200, 100, 50, 20, 10, 5, 1) if widest >= 2.5 * step or step == 1),
-        events=max([last_event, *(int(frame[["grown", "born"]].max().max()) for frame in frames)]),
+        colouring=colouring(frames, colour, last_event),
     )
 
 
@@ -152,7 +159,7 @@ def _drawn(panels: Sequence[Panel], sheet: _Sheet, below: int = 0) -> go.Figure:
         "height": height,
         "shapes": [*_scale_bars(sheet), *_bands(sheet)],
         "annotations": [note for _, notes in panels for note in notes],
-        "coloraxis": age_axis(sheet.events, height),
+        "coloraxis": sheet.colouring.axis(height),
         "yaxis": {
             "range": [count + 0.5, -0.6],
             "tickvals": list(range(count)),
@@ -210,8 +217,7 @@ def _block_traces(frame: pd.DataFrame, sheet: _Sheet, axis: str) -> list[go.Bar 
     """Return the traces of one network: intrinsic maps, ghost maps, channels out, frames of the born, numbers."""
     rows = sheet.blocks.index.get_indexer(frame["block"]).astype(float)
     intrinsic, ghost = _widths(frame)
-    colours = age_colours(sheet.events)
-    age = [colours[event] for event in frame[["grown", "born"]].max(axis=1)]
+    colours = sheet.colouring.of(frame)
     hover = np.array([_block_hover(*parts) for parts in zip(frame.itertuples(), intrinsic, ghost, strict=True)])
 
     def bars(length: np.ndarray, left: np.ndarray, y: np.ndarray, text: np.ndarray, **look: Any) -> go.Bar:
@@ -221,11 +227,11 @@ def _block_traces(frame: pd.DataFrame, sheet: _Sheet, axis: str) -> list[go.Bar 
     middle: dict[str, Any] = {"width": 0.52, "offset": -0.37}
     out, born = frame["hidden"].to_numpy() > 0, frame["born"].to_numpy() > 0
     stream, full = frame["channels"].to_numpy(float)[out], (intrinsic + ghost)[born] + 0.02 * sheet.edge
-    hatched = {"color": age * 2, "pattern": HATCHED}
+    hatched = {"color": colours * 2, "pattern": HATCHED}
     # The ghost maps are two wings, left and right of the intrinsic maps that they are made from.
     wings = np.concatenate([-(intrinsic + ghost) / 2, intrinsic / 2])
     return [
-        bars(intrinsic, -intrinsic / 2, rows, hover, marker={"color": age}, **middle),
+        bars(intrinsic, -intrinsic / 2, rows, hover, marker={"color": colours}, **middle),
         bars(np.tile(ghost / 2, 2), wings, np.tile(rows, 2), np.tile(hover, 2), marker=hatched, **middle),
         bars(stream, -stream / 2, rows[out], hover[out], marker={"color": INK}, width=0.11, offset=0.23),
         bars(full, -full / 2, rows[born], hover[born], marker=FRAMED, width=0.83, offset=-0.43),
@@ -277,7 +283,11 @@ def _block_hover(row: Any, intrinsic: float, ghost: float) -> str:
     grown = f", last grown at event {row.grown}" if row.grown and row.grown != row.born else ""
     cost = f"{quantity(row.params, 'params')} · {quantity(row.macs, 'MAC')}"
     stride = f", stride {row.stride}" if row.stride > 1 else ""
-    return f"<b>{row.block}</b> · {row.kind}{stride}<br>{maps}{row.channels} channels out<br>{cost}<br>{born}{grown}"
+    known = "".join(
+        f"<br>{name} {getattr(row, name):.3g} nats" for name in NATS if math.isfinite(getattr(row, name, math.nan))
+    )
+    told = f"{maps}{row.channels} channels out<br>{cost}<br>{born}{grown}{known}"
+    return f"<b>{row.block}</b> · {row.kind}{stride}<br>{told}"
 
 
 def _counted(row: Any, name: str) -> str:
@@ -296,7 +306,10 @@ def _totals(frame: pd.DataFrame, name: str) -> str:
 
 
 def architecture_text(
-    before: pd.DataFrame, after: pd.DataFrame | None = None, titles: tuple[str, str] = ("before", "after")
+    before: pd.DataFrame,
+    after: pd.DataFrame | None = None,
+    titles: tuple[str, str] = ("before", "after"),
+    colour: str = "age",
 ) -> str:
     """Return one line per block with a bar to scale: ``█`` intrinsic maps, ``░`` ghost maps.
 
@@ -304,15 +317,16 @@ def architecture_text(
         before: ``run.architecture(event)``.
         after: the network to compare with, on the same scale.
         titles: what to call the two.
+        colour: what else is told of each block, as for :func:`architecture`; its age is told in any case.
     """
     named = [(before, "")] if after is None else [(before, titles[0]), (after, titles[1])]
     if any(frame.empty for frame, _ in named):
         return NOTHING
     scale = 40 / max(float(frame[["hidden", "channels"]].max().max()) for frame, _ in named)
-    return "\n\n".join(f"{_totals(frame, name)}\n{_block_table(frame, scale)}" for frame, name in named)
+    return "\n\n".join(f"{_totals(frame, name)}\n{_block_table(frame, scale, colour)}" for frame, name in named)
 
 
-def _block_table(frame: pd.DataFrame, scale: float) -> str:
+def _block_table(frame: pd.DataFrame, scale: float, colour: str) -> str:
     rows = []
     for row, intrinsic, ghost in zip(frame.itertuples(), *_widths(frame), strict=True):
         solid = max(1, round(intrinsic * scale))
@@ -329,6 +343,8 @@ def _block_table(frame: pd.DataFrame, scale: float) -> str:
             }
         )
     table = pd.DataFrame(rows)
+    if colour in NATS:
+        table[f"{colour} (nats)"] = [f"{value:.3g}" if math.isfinite(value) else "–" for value in frame[colour]]
     return table_text(table if table["also"].any() else table.drop(columns="also"))
 
 
