@@ -19,7 +19,7 @@ __all__ = ["button", "dropdown", "number", "place", "put", "rows", "slider"]
 
 def button(label: str, tooltip: str, icon: str = "", **look: Any) -> ipywidgets.Button:
     """Return a button; ``icon`` is a name of Font Awesome."""
-    return ipywidgets.Button(description=label, tooltip=tooltip, icon=icon, **look)
+    return ipywidgets.Button(description=label, tooltip=tooltip, icon=icon, layout={"width": "116px"}, **look)
 
 
 def dropdown(label: str, tooltip: str, options: Sequence[Any], **look: Any) -> ipywidgets.Dropdown:

@@ -27,7 +27,7 @@ from ghostkit.steering import steered
 from ghostkit.trainer import Trainer
 from ghostkit.views.candidates import candidate_scores
 from ghostkit.views.controls import button, dropdown, number, place, put, rows
-from ghostkit.views.curves import curves_drawn, training_curves
+from ghostkit.views.curves import Drawn, curves_drawn, training_curves
 from ghostkit.views.networks import architecture
 from ghostkit.views.report import CONFIG, Shown, show
 from ghostkit.views.wording import quantity
@@ -67,7 +67,7 @@ class Dashboard(ipywidgets.VBox):
         self._curves._config = CONFIG
         self._blocks, self._scores = place(240), place()
         self._looked_at = self._drawn_at = self._drawn_for = 0.0
-        self._drawn: tuple[int, ...] = ()
+        self._drawn = (-1, -1)  # rows of metrics and events when the figures were drawn last
         self._wire()
         c = self._controls
         super().__init__(
@@ -128,31 +128,38 @@ class Dashboard(ipywidgets.VBox):
         """Draw everything that is new."""
         started = time.perf_counter()
         self._tell_status()
-        self._pour()
         record = self.live.record
-        if self._drawn != (len(record.events), len(record.blocks)):
-            self._drawn = (len(record.events), len(record.blocks))
-            last = len(record.events)
-            put(self._blocks, architecture(record.seedling, record.blocks, ("at first", "now"), last))
+        now = len(record.metrics), len(record.events)
+        if now != self._drawn:
+            self._pour(curves_drawn(*self._frames()))
+            if now[1] != self._drawn[1]:
+                grown = record.blocks if any(event["edits"] for event in record.events) else None
+                put(self._blocks, architecture(record.seedling, grown, ("at first", "now"), now[1]))
+            self._drawn = now
+        elif record.steps:  # between two measurements, the loss alone goes on
+            self._pour(curves_drawn(pd.DataFrame(), None, self._steps()), traces=1)
         self._drawn_at = time.perf_counter()
         self._drawn_for = self._drawn_at - started
 
     def _frames(self) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
         record = self.live.record
-        steps = pd.DataFrame(list(record.steps), columns=["epoch", "loss"])
-        return record.metrics_frame(), record.events_frame(), steps
+        return record.metrics_frame(), record.events_frame(), self._steps()
 
-    def _pour(self) -> None:
-        """Pour the curves, as they are now, into the live figure."""
-        drawn, shown = curves_drawn(*self._frames()), self._curves
+    def _steps(self) -> pd.DataFrame:
+        return pd.DataFrame(list(self.live.record.steps), columns=["epoch", "loss"])
+
+    def _pour(self, drawn: Drawn, traces: int | None = None) -> None:
+        """Pour the curves, as they are now, into the live figure; the first ``traces`` of them, or all."""
+        shown, partly = self._curves, traces is not None
         with shown.batch_update():
-            for old, new in zip(shown.data, drawn.traces, strict=True):
+            for old, new in zip(shown.data[:traces], drawn.traces[:traces], strict=True):
                 for name in POURED:
                     if name in new and not _same(old[name], new[name]):
                         old[name] = new[name]
-            for name in ("xaxis", "yaxis4"):
+            for name in ("xaxis",) if partly else ("xaxis", "yaxis3", "yaxis4"):
                 shown.layout[name].update(drawn.layout[name])
-            shown.layout.annotations = drawn.layout["annotations"]
+            if not partly or shown.layout.annotations:
+                shown.layout.annotations = drawn.layout["annotations"]
 
     def _tell_status(self) -> None:
         live, c = self.live, self._controls
@@ -160,7 +167,9 @@ class Dashboard(ipywidgets.VBox):
         size = f"{quantity(trainer.engine.params, 'params')} · {quantity(trainer.engine.macs, 'MAC')} per image"
         loss = f" · loss {live.record.steps[-1][1]:.3f} nats" if live.record.steps else ""
         told = f"{trainer.done:.0%} · epoch {trainer.epoch:.2f} · step {trainer.progress.step:,}{loss} · {size}"
-        self._status.value = f"<b>{WORDS[state]}</b> · {told}"
+        left = trainer.progress.seconds * (1 - trainer.done) / trainer.done if trainer.done else 0.0
+        wait = f" · about {left // 60:.0f}:{left % 60:02.0f} min left" if left and state == "training" else ""
+        self._status.value = f"<b>{WORDS[state]}</b> · {told}{wait}"
         self._bar.value = trainer.done
         c["start"].description = "resume" if state in ("paused", "stopped") else "start"
         c["start"].disabled = state in ("training", "finished", "failed")
@@ -238,7 +247,8 @@ class Dashboard(ipywidgets.VBox):
         """Say what an event by hand did; the candidates from before it no longer hold."""
         self.candidates, self._controls["candidates"].options = pd.DataFrame(), []
         done = ", ".join(map(str, event.edits))
-        change = f"; outputs moved by {event.max_logit_change:.2g}" if event.max_logit_change is not None else ""
+        moved = event.max_logit_change
+        change = "" if moved is None else f"; the outputs moved by {moved:.2g} at most"
         self._say(f"{event.reason}: {done}{change}")
 
     def _steer(self, name: str, value: Any) -> None:

@@ -8,11 +8,11 @@ what is made by cheap operations and of what growth chose. Nothing here reads a 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
-from plotly.colors import sample_colorscale
 
 __all__ = [
     "TEMPLATE",
@@ -34,6 +34,7 @@ DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 
 # Growth events from early to late. Blue, green and orange get lighter in this order, so the scale survives in grey.
 AGE_SCALE = [BLUE, GREEN, ORANGE]
+STEPS = 40
 # What is made by cheap operations is hatched; what a choice or an event put there is framed.
 HATCHED = {"shape": "/", "fillmode": "replace", "bgcolor": "white", "size": 5, "solidity": 0.45}
 FRAMED = {"color": "rgba(0,0,0,0)", "line": {"color": INK, "width": 1.5}}
@@ -130,14 +131,18 @@ def translucent(colour: str, opacity: float) -> str:
     return f"rgba({red},{green},{blue},{opacity:g})"
 
 
-def age_colours(events: int) -> list[str]:
+@lru_cache(64)
+def age_colours(events: int) -> tuple[str, ...]:
     """Return one colour per growth event, grey for the seedling first, then cool (early) to warm (late).
 
     Args:
         events: number of the last growth event.
     """
-    spread = np.linspace(0, 1, events) if events > 1 else [0.0][:events]
-    return [SEEDLING, *sample_colorscale(AGE_SCALE, list(spread))]
+    spread = np.linspace(0, 1, events) if events > 1 else np.zeros(events)
+    stops = np.array([[int(colour[place : place + 2], 16) for place in (1, 3, 5)] for colour in AGE_SCALE])
+    # By ourselves, since plotly's own sampling validates every stop for every colour.
+    channels = [np.interp(spread, np.linspace(0, 1, len(stops)), channel).round() for channel in stops.T]
+    return SEEDLING, *(f"rgb({red:.0f}, {green:.0f}, {blue:.0f})" for red, green, blue in zip(*channels, strict=True))
 
 
 def age_axis(events: int, height: int) -> dict[str, Any]:
@@ -147,9 +152,10 @@ def age_axis(events: int, height: int) -> dict[str, Any]:
         events: number of the last growth event.
         height: of the figure, in pixels.
     """
-    edges = np.repeat(np.linspace(0, 1, events + 2), 2)[1:-1]
+    steps = min(events, STEPS)  # of colour: more could not be told apart, and each is validated
+    edges = np.repeat(np.linspace(0, 1, steps + 2), 2)[1:-1]
     return {
-        "colorscale": [[edge, c] for edge, c in zip(edges, np.repeat(age_colours(events), 2), strict=True)],
+        "colorscale": [[edge, c] for edge, c in zip(edges, np.repeat(age_colours(steps), 2), strict=True)],
         "cmin": -0.5,
         "cmax": events + 0.5,
         "showscale": events > 0,
