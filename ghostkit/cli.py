@@ -149,6 +149,77 @@ def data(
 
 
 @app.command(cls=_WithPairs)
+def train(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML or JSON file, or a run's config.json.")],
+    parameters: Annotated[
+        list[str] | None,
+        typer.Option("-p", metavar="NAME VALUE", help="A parameter that the file has otherwise; may be repeated."),
+    ] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option(help="The run folder; a run that is in it goes on.", show_default="runs/CONFIG-SEED"),
+    ] = None,
+    tracker: Annotated[
+        list[str] | None,
+        typer.Option(help="Tell tensorboard, csv or mlflow as well; may be repeated.", show_default="none"),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
+) -> None:
+    """Train and grow without a notebook; a run that was cut short goes on by the same command.
+
+    The file holds parameters of RunConfig; those that it leaves out keep their defaults.
+
+    Example: ghostkit train first.yaml -p data fashion-mnist -p epochs 3
+    """
+    from ghostkit.tracking import make_logger
+    from ghostkit.unattended import check_one_process, configured, folder_for, train_and_tell
+
+    check_one_process()
+    chosen = configured(config, map(_pair, parameters or []))
+    place = folder or folder_for(config, chosen)
+    loggers = [make_logger(name, place) for name in tracker or []]
+    try:
+        done = train_and_tell(chosen, place, quiet=quiet, loggers=loggers)
+    except KeyboardInterrupt:
+        typer.secho(
+            f"ghostkit: stopped by hand; the same command goes on from the last checkpoint in {place}",
+            fg="red",
+            err=True,
+        )
+        raise typer.Exit(130) from None
+    typer.echo(f"{done}\nrun       {_near(place)}")
+
+
+@app.command()
+def compare(
+    places: Annotated[list[Path], typer.Argument(metavar="RUNS...", help="Run folders, or folders that hold runs.")],
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="The group, or a run in it, that others are measured against.", show_default="the best"
+        ),
+    ] = None,
+    to: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Write comparison.csv, .parquet and .html there.")
+    ] = None,
+) -> None:
+    """Rank groups of runs that differ in their seed only, and say which differences can be told from chance.
+
+    Runs that were judged on different data are ranked apart.
+
+    Example: ghostkit compare runs --reference seedling --to comparison
+    """
+    from ghostkit.reporting import compare_all, comparison_text, export_comparisons
+    from ghostkit.runs import find_runs
+
+    comparisons = compare_all(find_runs(places), reference)
+    typer.echo("\n\n".join(f"{what}\n\n{comparison_text(one)}" for what, one in comparisons.items()))
+    if to is not None:
+        written = (f"{path.suffix[1:].ljust(9)} {_near(path)}" for path in export_comparisons(comparisons, to))
+        typer.echo("\n".join(["", *written]))
+
+
+@app.command(cls=_WithPairs)
 def evaluate(
     source: Annotated[Path, typer.Argument(metavar="RUN_OR_WEIGHTS", help="A run's folder, or a file of weights.")],
     parameters: Annotated[

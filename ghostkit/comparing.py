@@ -24,7 +24,7 @@ from ghostkit.errors import GhostkitError
 from ghostkit.metrics import metric_of
 from ghostkit.runs import Run
 
-__all__ = ["Comparison", "alike", "compare"]
+__all__ = ["Comparison", "UnknownGroupError", "alike", "compare"]
 
 # What a run may take from a partner of the same seed: the compute that it spent, its shape, the weights it ended with.
 FOLLOWING = ("compute", "shape", "weights")
@@ -33,6 +33,10 @@ SAME_COMPUTE = 1.25  # budgets of one group lie within this factor; others are b
 UNEQUAL_COMPUTE = 1.05  # above this factor a ranking is not one at equal compute, and says so
 COLUMNS = {"compute": "compute_limit"}  # parameters whose name is that of something measured
 MEASURED = ("params", "macs", "milliseconds", "compute", "seconds", "growth_events")
+
+
+class UnknownGroupError(GhostkitError):
+    """No group of runs has the name of the reference; in another comparison, one may have it."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,8 @@ def compare(runs: Sequence[Run], reference: str | None = None) -> Comparison:
             when None.
 
     Raises:
-        GhostkitError: if there is no run, if they were not judged on the same, or no group is called ``reference``.
+        GhostkitError: if there is no run, or if they were not judged on the same.
+        UnknownGroupError: if no group is called ``reference``.
 
     >>> compare(find_runs("runs")).groups[["group", "n", "mean", "sd"]]
     """
@@ -279,7 +284,7 @@ def _reference(asked: str | None, groups: pd.DataFrame, runs: Mapping[str, Seque
         if len(found) == 1:
             return found[0]
     listed = ", ".join(map(repr, runs))
-    raise GhostkitError(f"no one group is called {asked!r}, nor has a run of that name; known are {listed}")
+    raise UnknownGroupError(f"no one group is called {asked!r}, nor has a run of that name; known are {listed}")
 
 
 def _differences(table: pd.DataFrame, metric: str, groups: pd.DataFrame, reference: str | None) -> pd.DataFrame:

@@ -6,18 +6,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 import plotly.graph_objects as go
 
 from ghostkit import views
-from ghostkit.comparing import Comparison
+from ghostkit.comparing import Comparison, UnknownGroupError, alike, compare
 from ghostkit.errors import GhostkitError
+from ghostkit.runs import Run
 from ghostkit.views.page import Heading, Part, write_page
 
-__all__ = ["comparison_figures", "comparison_text", "export_comparisons"]
+__all__ = ["compare_all", "comparison_figures", "comparison_text", "export_comparisons"]
+
+
+def compare_all(runs: Sequence[Run], reference: str | None = None) -> dict[str, Comparison]:
+    """Return a comparison for each thing that some of the runs were judged on, by what it is.
+
+    Args:
+        runs: any number, of any tasks and data.
+        reference: the group, or a run in it, that others are measured against; one of the comparisons has to have it,
+            and the best group is it in those that do not.
+
+    Raises:
+        UnknownGroupError: if no comparison has the reference.
+    """
+    comparisons: dict[str, Comparison] = {}
+    unknown: list[UnknownGroupError] = []
+    for what, some in alike(runs).items():
+        try:
+            comparisons[what] = compare(some, reference)
+        except UnknownGroupError as error:
+            unknown.append(error)
+            comparisons[what] = compare(some)
+    if unknown and len(unknown) == len(comparisons):
+        raise unknown[0]
+    return comparisons
 
 
 def comparison_text(comparison: Comparison) -> str:

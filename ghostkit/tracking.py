@@ -90,9 +90,9 @@ def make_logger(name: str, folder: str | Path) -> Any:
 
         kind = TensorBoardLogger if name == "tensorboard" else CSVLogger
         return kind(str(folder), name=name)
-    except ModuleNotFoundError as error:
+    except ModuleNotFoundError:
         raise GhostkitError(
-            f"tracker {name!r} is not installed ({error.name or 'a package'} is missing): pip install {name}"
+            f"tracker {name!r} needs the package {name}, which is not here: pip install {name}"
         ) from None
 
 

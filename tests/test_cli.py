@@ -17,6 +17,7 @@ from typing import Any
 import nbformat
 import pytest
 import torch
+from made_runs import make_run
 from nbformat.v4 import new_code_cell, new_notebook
 from PIL import Image
 from typer.testing import CliRunner, Result
@@ -63,7 +64,7 @@ def calls(here: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 def test_version_and_help():
     assert invoke("--version").stdout == f"ghostkit {ghostkit.__version__}\n"
     shown = invoke("--help").stdout
-    assert all(command in shown for command in ("run", "data", "evaluate", "export", "doctor"))
+    assert all(command in shown for command in ("run", "train", "compare", "data", "evaluate", "export", "doctor"))
 
 
 def test_help_comes_without_importing_anything_heavy():
@@ -134,10 +135,19 @@ def test_run_prints_where_the_results_are_and_the_closing_table(here):
         (["evaluate", "b", "-p", "size", "3"], "ghostkit: unknown parameter 'size'; known are data, model, root, "),
         (["evaluate", "b", "-p", "batch_size", "few"], "ghostkit: parameter 'batch_size' = 'few': expected a whole"),
         (["export", "b", "--to", "b.onnx"], "ghostkit: 'b' is not there; expected"),
+        (["train", "b.yaml"], "ghostkit: cannot read the configuration 'b.yaml'"),
+        (["train", "a.yaml", "-p", "sede", "3"], "ghostkit: unknown parameter 'sede'; did you mean 'seed'?"),
+        (
+            ["train", "a.yaml", "--tracker", "board"],
+            "ghostkit: unknown tracker 'board'; known are tensorboard, csv, mlflow",
+        ),
+        (["compare", "b"], "ghostkit: 'b' is no folder; expected a run, or a folder that holds runs"),
+        (["compare", "."], "ghostkit: no run found in '.', up to 8 folders deep"),
     ],
 )
 def test_what_the_user_can_mend_is_one_line_and_status_2(here, words, message):
     write_notebook(here / "a.ipynb")
+    (here / "a.yaml").write_text("epochs: 1")
     result = invoke(*words)
     assert result.exit_code == 2
     assert result.stderr.startswith(message)
@@ -184,6 +194,86 @@ def test_ctrl_c_ends_the_kernel_and_leaves_a_record(here):
     assert (record["status"], record["error"]["name"]) == ("interrupted", "KeyboardInterrupt")
     with pytest.raises(ProcessLookupError):
         os.kill(int((here / "pid").read_text()), 0)
+
+
+# train and compare
+
+SMALL = "train_samples: 64\ntest_samples: 40\nepochs: 1\nprobe_samples: 16\ndevice: cpu\n"
+
+
+def test_train_makes_a_run_of_a_file_and_of_what_is_said_otherwise(here):
+    (here / "first.yaml").write_text(SMALL)
+    shown = invoke("train", "first.yaml", "-p", "when", "never", "-p", "seed", "2", "--tracker", "csv")
+    assert shown.exit_code == 0, shown.output
+    run = ghostkit.Run("runs/first-2")
+    assert (run.config.when, run.config.seed, run.config.train_samples) == ("never", 2, 64)
+    assert shown.stdout == f"{run}\nrun       runs/first-2\n"
+    assert shown.stderr == "", "nobody looks"
+    assert (here / "runs/first-2/csv/version_0/metrics.csv").is_file()
+
+
+def test_train_takes_a_runs_own_configuration_and_goes_on_in_its_folder(here):
+    shutil.copytree(trained(), here / "first")
+    assert "run       first\n" in invoke("train", "first/config.json").stdout
+    other = invoke("train", "first/config.json", "-p", "epochs", "2")
+    assert (other.exit_code, other.stdout) == (2, "")
+    assert "holds a run of another configuration (epochs=1.0 there, 2.0 now)" in other.stderr
+    assert invoke("train", "first/config.json", "-p", "epochs", "2", "--folder", "second").exit_code == 0
+    assert ghostkit.Run("second").config.epochs == 2
+
+
+def test_a_run_stopped_by_hand_goes_on_by_the_same_command(here, monkeypatch):
+    (here / "first.yaml").write_text(SMALL + "evaluate_every: 0.5\nbatch_size: 8\n")
+    step = ghostkit.trainer.Trainer._step
+    monkeypatch.setattr("ghostkit.trainer.Trainer._step", lambda self, *batch: stop(self) or step(self, *batch))
+
+    def stop(trainer: Any) -> None:
+        if trainer.progress.step == 6:
+            raise KeyboardInterrupt
+
+    first = invoke("train", "first.yaml")
+    assert (first.exit_code, first.stdout) == (130, "")
+    assert "stopped by hand; the same command goes on from the last checkpoint in runs/first-0" in first.stderr
+    monkeypatch.setattr("ghostkit.trainer.Trainer._step", step)
+    assert invoke("train", "first.yaml").exit_code == 0
+    assert ghostkit.Run("runs/first-0").result["steps"] == 8
+
+
+def test_train_under_torchrun_is_the_same_and_refuses_more_processes(here):
+    (here / "first.yaml").write_text(SMALL)
+    words = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "1",
+        "-m",
+        "ghostkit",
+        "train",
+        "first.yaml",
+    ]
+    shown = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert shown.returncode == 0, shown.stderr
+    assert "run       runs/first-0" in shown.stdout
+    several = {**os.environ, "WORLD_SIZE": "2"}
+    shown = subprocess.run([*words[:1], *words[5:]], capture_output=True, text=True, check=False, env=several)
+    assert shown.returncode == 2
+    assert shown.stderr.startswith("ghostkit: several processes are not supported yet: WORLD_SIZE is 2")
+
+
+def test_compare_ranks_the_runs_below_some_folders_and_writes_what_it_found(here):
+    for when, start in (("interval", 0.93), ("never", 0.90)):
+        for seed in range(3):
+            make_run(here / "some" / when / f"{when}-{seed}", start + seed**2 / 100, when=when, seed=seed)
+    shown = invoke("compare", "some/interval", "some/never", "--reference", "never", "--to", "out")
+    assert shown.exit_code == 0, shown.output
+    lines = shown.stdout.splitlines()
+    assert lines[0] == "classification of digits"
+    assert [line.split()[:3] for line in lines[4:6]] == [["1", "interval", "3"], ["2", "never", "3"]]
+    assert "points above never" in lines
+    assert lines[-3:] == [f"{kind.ljust(9)} out/comparison.{kind}" for kind in ("csv", "parquet", "html")]
+    assert all((here / line.split()[-1]).is_file() for line in lines[-3:])
+    assert "out/" not in invoke("compare", "some").stdout
 
 
 # evaluate and export
