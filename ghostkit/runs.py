@@ -399,13 +399,17 @@ def summary(network: str, runs: Sequence[Run]) -> dict[str, Any]:
 
 def architecture(history: History, last: int) -> pd.DataFrame:
     """Return the network after event ``last`` of ``history``, with the events at which each block came and changed."""
-    example = None if history.image is None else torch.zeros(1, *history.image)
-    shown = replace(history, events=history.events[:last])
-    frame: pd.DataFrame | None = None
-    for event, model in enumerate(replay(shown)):
-        frame = aged(frame, describe(model, example), event)
-    assert frame is not None
+    *_, frame = architectures(replace(history, events=history.events[:last]))
     return frame
+
+
+def architectures(history: History) -> Iterator[pd.DataFrame]:
+    """Yield the network of ``history`` at each moment, the seedling first, then after every event, as asked for."""
+    example = None if history.image is None else torch.zeros(1, *history.image)
+    frame: pd.DataFrame | None = None
+    for event, model in enumerate(replay(history)):
+        frame = aged(frame, describe(model, example), event)
+        yield frame
 
 
 def gained(history: History, last: int, blocks: Iterable[str]) -> list[float]:

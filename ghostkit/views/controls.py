@@ -14,7 +14,20 @@ import plotly.graph_objects as go
 
 from ghostkit.views.report import show
 
-__all__ = ["button", "dropdown", "number", "place", "put", "rows", "slider"]
+__all__ = [
+    "beside",
+    "button",
+    "choice",
+    "clear",
+    "dropdown",
+    "number",
+    "offer",
+    "place",
+    "put",
+    "rows",
+    "slider",
+    "stops",
+]
 
 
 def button(label: str, tooltip: str, icon: str = "", **look: Any) -> ipywidgets.Button:
@@ -40,10 +53,37 @@ def slider(label: str, tooltip: str, low: int, high: int, value: int, **look: An
     return ipywidgets.IntSlider(value, low, high, description=label, tooltip=tooltip, continuous_update=False, **look)
 
 
+def stops(label: str, tooltip: str, options: Sequence[Any], value: Any, **look: Any) -> ipywidgets.SelectionSlider:
+    """Return a slider over named places, pairs of a word and a value, that tells its value when it is let go."""
+    return ipywidgets.SelectionSlider(
+        options=options, value=value, description=label, tooltip=tooltip, continuous_update=False, **look
+    )
+
+
+def choice(options: Sequence[tuple[str, str]], **look: Any) -> ipywidgets.ToggleButtons:
+    """Return buttons of which one is pressed, for pairs of a word and what it says when it is pointed at."""
+    words, tooltips = ([pair[place] for pair in options] for place in (0, 1))
+    return ipywidgets.ToggleButtons(options=words, tooltips=tooltips, tooltip="; ".join(tooltips), **look)
+
+
+def offer(control: Any, options: Sequence[tuple[str, Any]], wanted: Any) -> None:
+    """Put other options into a control and choose ``wanted``, or the first where that is not among them."""
+    values = [value for _, value in options]
+    control.options = options
+    control.value = wanted if wanted in values else values[0] if values else None
+
+
 def rows(*lines: Sequence[Any]) -> ipywidgets.VBox:
     """Return widgets in lines, one line below the other; a line that does not fit is wrapped."""
     wrapped = ipywidgets.Layout(flex_flow="row wrap", align_items="center")
     return ipywidgets.VBox([ipywidgets.HBox(list(line), layout=wrapped) for line in lines])
+
+
+def beside(*widgets: Any, least: int = 340) -> ipywidgets.HBox:
+    """Return widgets side by side, each as wide as the others, or below each other where one had under ``least`` px."""
+    for widget in widgets:
+        widget.layout.flex, widget.layout.min_width = f"1 1 {least}px", f"{min(least, 280)}px"
+    return ipywidgets.HBox(list(widgets), layout={"flex_flow": "row wrap", "align_items": "flex-start"})
 
 
 def place(height: int = 0) -> ipywidgets.Output:
@@ -55,6 +95,11 @@ def put(output: ipywidgets.Output, figure: go.Figure) -> None:
     """Show ``figure`` in ``output``, in the place of what is there."""
     data = show(figure)._repr_mimebundle_()
     output.outputs = ({"output_type": "display_data", "data": data, "metadata": {}},)
+
+
+def clear(output: ipywidgets.Output) -> None:
+    """Show nothing in ``output`` any more."""
+    output.outputs = ()
 
 
 def number(label: str, tooltip: str, value: float, **look: Any) -> ipywidgets.FloatText:
