@@ -315,6 +315,64 @@ def doctor() -> None:
         raise typer.Exit(1)
 
 
+@app.command()
+def sweep(
+    file: Annotated[Path, typer.Argument(metavar="SWEEP.yaml", help="The notebook to run, and the values to try.")],
+    folder: Annotated[
+        Path | None,
+        typer.Option(help="The sweep's folder; what is done there stays done.", show_default="runs/SWEEP"),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Runs at a time.", show_default="as the file says, else one a core, or a GPU")
+    ] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Run on the workers of a Dask scheduler, tcp://HOST:8786.")
+    ] = None,
+    dask_local: Annotated[
+        int | None, typer.Option(metavar="N", help="Run on a Dask cluster of N processes of this machine.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and an estimate; run nothing.")] = False,
+    redo: Annotated[bool, typer.Option("--redo", help="Redo runs whose notebook's code has changed since.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
+) -> None:
+    """Run a notebook with many values, and gather the results in one table and one page of links.
+
+    Given again, the command runs what is missing or has failed. The exit status is 1 if some runs failed, 2 if nothing
+    was run because something in the file cannot be used.
+
+    Example: ghostkit sweep notebooks/sweep.yaml --dry-run
+    """
+    from ghostkit.sweeps import estimate, plan_sweep, plan_table, run_sweep
+
+    if dry_run:
+        from ghostkit.views.wording import table_text
+
+        said, state = plan_sweep(file, folder)
+        typer.echo(f"{table_text(plan_table(state))}\n\n{estimate(state, workers or dask_local or said.workers)}")
+        return
+
+    from ghostkit.sweeps.terminal import TerminalProgress
+
+    with TerminalProgress(not quiet) as progress:
+        ended = run_sweep(
+            file,
+            folder,
+            workers=workers,
+            scheduler=scheduler,
+            processes=dask_local,
+            redo=redo,
+            on_event=progress,
+        )
+    typer.echo(f"table     {_near(ended.folder / 'results.parquet')}\nindex     {_near(ended.folder / 'index.html')}")
+    typer.echo(f"{(ended.table['status'] == 'done').sum()} of {len(ended.table)} runs are done")
+    if not ended.complete:
+        for run in ended.table[ended.table["status"] != "done"].itertuples():
+            typer.secho(f"ghostkit: {run.run}: {run.status}: {run.error}", fg="red", err=True)
+        advice = ended.unwritten or "each record.json has its traceback; the same command runs again what is not done"
+        typer.secho(f"ghostkit: {advice}", fg="red", err=True)
+        raise typer.Exit(1)
+
+
 def _pair(text: str) -> tuple[str, str]:
     """Return the name and the value in ``name=value``."""
     name, equals, value = text.partition("=")

@@ -9,7 +9,7 @@ receives the run folder. Its results leave by :func:`publish`, in its last cell.
 
     FOLDER/<notebook>.ipynb   executed, as far as it came
     FOLDER/<notebook>.html    the same as a page that opens offline, once the notebook has ended well
-    FOLDER/result.json        parameters, status (done, failed, interrupted), result, seconds, error
+    FOLDER/result.json        parameters, status (done, failed, interrupted), result, seconds, peak memory, error
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from ghostkit.errors import GhostkitError
 from ghostkit.files import free_folder, write_atomically
 from ghostkit.parameters import check_parameters, declared_parameters, plain
 
-__all__ = ["NotebookResult", "publish", "run_notebook"]
+__all__ = ["NotebookError", "NotebookResult", "publish", "run_notebook"]
 
 RESULT_TYPE = "application/vnd.ghostkit.result+json"
 
@@ -51,9 +51,25 @@ _ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 _HEADING = re.compile(r"^#{1,6}[ \t]+(.+?)[ \t#]*$", re.MULTILINE)
 
 
+class NotebookError(GhostkitError):
+    """A notebook was begun and did not end well.
+
+    Args:
+        message: what went wrong, and where to look.
+        facts: what the run's record says, which a full disk may have kept from being written.
+    """
+
+    def __init__(self, message: str, facts: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.facts = facts
+
+
 @dataclass(frozen=True)
 class NotebookResult:
-    """Where a notebook that ended well left what, and what it published."""
+    """Where a notebook that ended well left what, what it published, and what it took.
+
+    ``peak_memory`` is the most memory that its kernel held at a time, in bytes; None where the system does not tell.
+    """
 
     folder: Path
     executed: Path
@@ -62,6 +78,7 @@ class NotebookResult:
     parameters: dict[str, Any]
     result: dict[str, Any]
     seconds: float
+    peak_memory: int | None = None
 
 
 # Results
@@ -107,21 +124,28 @@ def run_notebook(
     kernel: str = "python3",
     progress: bool = True,
     on_line: Callable[[str], None] | None = None,
+    environment: Mapping[str, str] | None = None,
+    on_kernel: Callable[[int], None] | None = None,
+    place: str | Path | None = None,
 ) -> NotebookResult:
     """Execute a notebook in a kernel of its own and return where its results are.
 
     Args:
-        notebook: path of an .ipynb file; it is left as it is. Its kernel works in the current folder.
+        notebook: path of an .ipynb file; it is left as it is.
         folder: the run folder, made if missing; by default the first free `runs/<notebook>-<n>`.
         parameters: values for names that the notebook declares.
         timeout: seconds after the kernel's start at which the run is given up.
         kernel: a Jupyter kernel; `python3` is always the Python that runs this.
         progress: whether standard error shows the cell that runs and what it says last.
         on_line: called with each line that a cell prints.
+        environment: variables that the kernel `python3` gets beside those of this process.
+        on_kernel: called with the process id of the kernel `python3` as soon as it is started.
+        place: the folder that it works in; the current one when None. Relative paths in parameters start there.
 
     Raises:
-        GhostkitError: before anything runs, if a parameter, the folder or the kernel cannot be used; afterwards, if a
-            cell failed, the kernel died or the time is over. The record and the notebook as far as it came are kept.
+        GhostkitError: before anything runs, if a parameter, the folder or the kernel cannot be used.
+        NotebookError: if a cell failed, the kernel died or the time is over. The record and the notebook as far as
+            it came are kept.
     """
     from papermill.exceptions import PapermillException
 
@@ -140,6 +164,7 @@ def run_notebook(
 
     executed, record = folder / f"{source.stem}.ipynb", folder / "result.json"
     watch = _Watch(source.stem, progress, on_line)
+    process = _Process(dict(environment or {}), on_kernel, place)
     started = time.perf_counter()
 
     def close(status: str, error: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -149,28 +174,35 @@ def run_notebook(
             "parameters": {**plain(declared), **given},
             "status": status,
             "seconds": round(time.perf_counter() - started, 3),
+            "peak_memory": process.peak_memory,
             "result": _published(executed),
             "error": error,
         }
-        write_atomically(record, json.dumps(facts, indent=2) + "\n")
+        try:
+            write_atomically(record, json.dumps(facts, indent=2) + "\n")
+        except GhostkitError:
+            if not error:
+                raise
         return facts
 
     try:
         with watch:
-            _execute(source, executed, given, timeout, kernel, watch)
+            _execute(source, executed, given, timeout, kernel, watch, process)
     except BaseException as failure:
         error = {**_described(failure, timeout), "cell": watch.place}
-        close("failed" if isinstance(failure, Exception) else "interrupted", error)
+        facts = close("failed" if isinstance(failure, Exception) else "interrupted", error)
         if not isinstance(failure, PapermillException | RuntimeError | OSError):
             raise  # a Ctrl-C, or a fault of ours
-        raise GhostkitError(
+        raise NotebookError(
             f"notebook {str(source)!r} failed in {watch.place}: {error['name']}: {error['message']} "
-            f"(as far as it came: {str(executed)!r}; traceback: {str(record)!r})"
+            f"(as far as it came: {str(executed)!r}; traceback: {str(record)!r})",
+            facts,
         ) from failure
     facts = close("done")
     report = folder / f"{source.stem}.html"
     write_report(executed, report)
-    return NotebookResult(folder, executed, record, report, facts["parameters"], facts["result"], facts["seconds"])
+    ended = (facts[name] for name in ("parameters", "result", "seconds", "peak_memory"))
+    return NotebookResult(folder, executed, record, report, *ended)
 
 
 def _make_folder(source: Path, folder: str | Path | None) -> Path:
@@ -190,19 +222,61 @@ def _make_folder(source: Path, folder: str | Path | None) -> Path:
     return path
 
 
+@dataclass
+class _Process:
+    """The kernel's process: what it is given, whom its start is told, and the most memory that it held, in bytes."""
+
+    environment: dict[str, str]
+    started: Callable[[int], None] | None
+    place: str | Path | None
+    peak_memory: int | None = None
+
+
 class _OwnKernel(AsyncKernelManager):
     """The kernel of the Python that runs ghostkit, wherever an installed kernel named python3 may lead."""
 
     NAME = "python3"
+    process: _Process  # of a subclass for each run, since papermill wants a class
 
     @property
     def kernel_spec(self) -> KernelSpec:
         command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
         return KernelSpec(argv=command, display_name="Python 3", language="python")
 
+    @property
+    def pid(self) -> int:
+        return getattr(self.provisioner, "pid", None) or 0
+
+    async def start_kernel(self, **options: Any) -> None:  # type: ignore[override]
+        if self.process.place is not None:
+            options["cwd"] = str(self.process.place)  # of the kernel alone; papermill's would be that of all threads
+        await super().start_kernel(**options, env={**os.environ, **self.process.environment})
+        if self.process.started:
+            self.process.started(self.pid)
+
+    async def shutdown_kernel(self, *args: Any, **options: Any) -> None:  # type: ignore[override]
+        self.process.peak_memory = _peak_memory(self.pid) or self.process.peak_memory
+        await super().shutdown_kernel(*args, **options)
+
+
+def _peak_memory(pid: int) -> int | None:
+    """Return the most memory that a process has held so far, in bytes, where the system tells."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return None
+    peak = re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)
+    return int(peak[1]) * 1024 if peak else None
+
 
 def _execute(
-    source: Path, executed: Path, given: dict[str, Any], timeout: float | None, kernel: str, watch: _Watch
+    source: Path,
+    executed: Path,
+    given: dict[str, Any],
+    timeout: float | None,
+    kernel: str,
+    watch: _Watch,
+    process: _Process,
 ) -> None:
     """Have papermill execute ``source``; the notebook is saved after every cell, so a failure loses nothing."""
     import papermill
@@ -212,7 +286,8 @@ def _execute(
         options["timeout_func"] = lambda cell: max(0.001, timeout - (time.monotonic() - watch.began))
     if kernel == _OwnKernel.NAME:
         # What a kernel logs about its own end is no news; what a cell raises comes by another way.
-        options |= {"kernel_manager_class": _OwnKernel, "extra_arguments": ["--log-level=50"]}
+        manager = type("_Kernel", (_OwnKernel,), {"process": process})
+        options |= {"kernel_manager_class": manager, "extra_arguments": ["--log-level=50"]}
     with tempfile.TemporaryDirectory(prefix="ghostkit-") as folder:
         # Ports are drawn by lot, and kernels that start together draw the same ones; files in a folder of one's own
         # collide with nobody. The path of a socket may have some hundred characters.
@@ -248,7 +323,8 @@ def _described(failure: BaseException, timeout: float | None) -> dict[str, str]:
         case CellTimeoutError() if timeout is not None:
             name, message, trace = "TimeoutError", f"not done after {timeout:g} s; a larger timeout gives it longer", ""
         case DeadKernelError():
-            name, message, trace = "DeadKernelError", "the kernel died, maybe for want of memory", ""
+            message = "the kernel died, maybe for want of memory; more memory, or fewer runs at a time, would help then"
+            name, trace = "DeadKernelError", ""
         case KeyboardInterrupt():
             name, message, trace = "KeyboardInterrupt", "stopped by hand", ""
         case _:

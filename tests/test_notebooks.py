@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -132,6 +133,20 @@ def test_the_executed_notebook_keeps_its_outputs_and_no_widget_state(good):
     executed = nbformat.read(good[0].executed, as_version=4)
     assert executed.cells[3].outputs[0].text == "epoch 0/2\nepoch 1/2\n"
     assert "widgets" not in executed.metadata
+
+
+def test_the_kernel_is_told_and_gets_variables_of_its_own_and_its_peak_memory_is_noted(here):
+    path = write_notebook(
+        here / "a.ipynb",
+        "from ghostkit.notebooks import publish\nimport os\nlarge = bytearray(200_000_000)",
+        "publish({'pid': os.getpid(), 'threads': os.environ['MY_THREADS'], 'path': os.environ['PATH']})",
+    )
+    pids: list[int] = []
+    done = run_notebook(path, progress=False, environment={"MY_THREADS": "3"}, on_kernel=pids.append)
+    assert done.result == {"pid": pids[0], "threads": "3", "path": os.environ["PATH"]}
+    assert done.peak_memory == record_in(done.folder)["peak_memory"]
+    if sys.platform == "linux":
+        assert 200_000_000 < done.peak_memory < 2_000_000_000
 
 
 def test_each_line_that_a_cell_prints_is_passed_on_as_text(good):
