@@ -27,6 +27,7 @@ COLOURS = {
 }
 # Cividis from high to low, without the ends that are too dark for a frame and too pale for paper.
 SCALE = [[0, "#F0E08A"], [0.35, "#A59C74"], [0.7, "#575D6D"], [1, "#00224E"]]
+APART = "<br><span style='font-size: 3px'>&nbsp;</span>"  # or letters reach down into the bar
 UNKNOWN = "#ECEFF2"
 WHERE = {
     "gain": "run.architecture(event) has it",
@@ -64,7 +65,7 @@ class Colouring:
     def axis(self, height: int) -> dict[str, Any]:
         """Return the colour axis of a figure ``height`` pixels tall, its bar at the upper right."""
         axis = age_axis(self.events, height)
-        axis["colorbar"]["title"]["text"] = COLOURS[self.by]
+        axis["colorbar"]["title"]["text"] = f"{COLOURS[self.by]}<br> "  # an empty line, or it would touch the bar
         if self.by == "age":
             return axis
         high = self.high if self.high > self.low else self.low + 1

@@ -12,7 +12,8 @@ from typing import Any
 import ipywidgets  # type: ignore[import-untyped]
 import plotly.graph_objects as go
 
-from ghostkit.views.report import show
+from ghostkit.views.report import CONFIG, PLOTLY, show
+from ghostkit.views.theme import Drawn
 
 __all__ = [
     "beside",
@@ -91,9 +92,12 @@ def place(height: int = 0) -> ipywidgets.Output:
     return ipywidgets.Output(layout={"min_height": f"{height}px"} if height else {})
 
 
-def put(output: ipywidgets.Output, figure: go.Figure) -> None:
-    """Show ``figure`` in ``output``, in the place of what is there."""
-    data = show(figure)._repr_mimebundle_()
+def put(output: ipywidgets.Output, figure: go.Figure | Drawn, text: str | None = None) -> None:
+    """Show ``figure`` in ``output``, in the place of what is there; what is only drawn brings its text."""
+    if isinstance(figure, Drawn):
+        data = {PLOTLY: {**figure.json(text or ""), "config": CONFIG}, "text/plain": text or ""}
+    else:
+        data = show(figure, text)._repr_mimebundle_()
     output.outputs = ({"output_type": "display_data", "data": data, "metadata": {}},)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -18,15 +17,14 @@ import plotly.graph_objects as go
 
 from ghostkit.metrics import METRICS, metric_of
 from ghostkit.views.columns import check_columns
-from ghostkit.views.theme import AGE_SCALE, BLUE, EMPTY, FAINT, GRID, INK, LEGEND_ABOVE, MUTED, OWN_WORDS, finish
+from ghostkit.views.theme import AGE_SCALE, BLUE, EMPTY, FAINT, GRID, INK, LEGEND_ABOVE, MUTED, OWN_WORDS, Drawn
 from ghostkit.views.wording import axis_unit, percent, quantity, sparkline, table_text
 
-__all__ = ["Drawn", "curves_drawn", "training_curves", "training_curves_text"]
+__all__ = ["curves_drawn", "training_curves", "training_curves_text"]
 
 METRIC_COLUMNS = ("step", "epoch", "compute", "split", "loss", "params", "macs")
 EVENT_COLUMNS = ("event", "epoch", "edits", "params_before", "params_after", "macs_before", "macs_after", "reason")
 NOTHING = "Nothing has been measured yet."
-HEIGHT = 560
 
 
 def training_curves(
@@ -42,16 +40,7 @@ def training_curves(
     Raises:
         GhostkitError: if a column is missing.
     """
-    drawn = curves_drawn(metrics, events, steps)
-    return finish(go.Figure(drawn.traces), training_curves_text(metrics, events), height=HEIGHT, **drawn.layout)
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """A figure as plain data: what a live view pours into a figure that is there already, which costs little."""
-
-    traces: list[dict[str, Any]]
-    layout: dict[str, Any]
+    return curves_drawn(metrics, events, steps).figure(training_curves_text(metrics, events))
 
 
 def curves_drawn(metrics: pd.DataFrame, events: pd.DataFrame | None = None, steps: pd.DataFrame | None = None) -> Drawn:
@@ -65,6 +54,7 @@ def curves_drawn(metrics: pd.DataFrame, events: pd.DataFrame | None = None, step
     span = max([0.0, *metrics["epoch"].tail(1), *steps["epoch"].tail(1)]) or 1.0
     traces = [_watched(steps), *_measured(metrics, metric), _size(metrics, divisor, unit), *_event_marks(events, span)]
     layout = {
+        "height": 560,
         "xaxis": {"title": {"text": "epoch"}, "anchor": "y4", "range": [-0.01 * span, 1.015 * span]},
         "yaxis2": {"title": {"text": "loss (nats)"}, "domain": [0.615, 0.965], "rangemode": "tozero"},
         "yaxis3": {"title": {"text": f"{METRICS[metric]} (%)"}, "domain": [0.225, 0.575]},

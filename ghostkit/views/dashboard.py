@@ -27,9 +27,10 @@ from ghostkit.steering import steered
 from ghostkit.trainer import Trainer
 from ghostkit.views.candidates import candidate_scores
 from ghostkit.views.controls import button, dropdown, number, place, put, rows
-from ghostkit.views.curves import Drawn, curves_drawn, training_curves
-from ghostkit.views.networks import architecture
+from ghostkit.views.curves import curves_drawn, training_curves
+from ghostkit.views.networks import architecture_drawn, architecture_text
 from ghostkit.views.report import CONFIG, Shown, show
+from ghostkit.views.theme import Drawn
 from ghostkit.views.wording import quantity
 
 __all__ = ["Dashboard"]
@@ -134,7 +135,8 @@ class Dashboard(ipywidgets.VBox):
             self._pour(curves_drawn(*self._frames()))
             if now[1] != self._drawn[1]:
                 grown = record.blocks if any(event["edits"] for event in record.events) else None
-                put(self._blocks, architecture(record.seedling, grown, ("at first", "now"), now[1]))
+                shown = record.seedling, grown, ("at first", "now")
+                put(self._blocks, architecture_drawn(*shown, last_event=now[1]), architecture_text(*shown))
             self._drawn = now
         elif record.steps:  # between two measurements, the loss alone goes on
             self._pour(curves_drawn(pd.DataFrame(), None, self._steps()), traces=1)

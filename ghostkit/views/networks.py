@@ -26,13 +26,13 @@ from ghostkit.views.theme import (
     INK,
     MUTED,
     OWN_WORDS,
-    finish,
+    Drawn,
     notice,
     replay_controls,
 )
 from ghostkit.views.wording import quantity, table_text
 
-__all__ = ["architecture", "architecture_replay", "architecture_replay_text", "architecture_text"]
+__all__ = ["architecture", "architecture_drawn", "architecture_replay", "architecture_replay_text", "architecture_text"]
 
 ARCHITECTURE_COLUMNS = (
     *("block", "stage", "kind", "channels", "hidden", "intrinsic", "branches", "stride"),
@@ -41,7 +41,7 @@ ARCHITECTURE_COLUMNS = (
 NATS = ("gain", "importance")  # columns that a frame may have besides
 NOTHING = "There is no network to draw."
 # One drawn network: its traces, and the annotations that say what they show.
-Panel = tuple[list[go.Bar | go.Scatter], list[dict[str, Any]]]
+Panel = tuple[list[dict[str, Any]], list[dict[str, Any]]]
 
 
 def architecture(
@@ -72,10 +72,23 @@ def architecture(
     frames = [before] if after is None else [before, after]
     if any(frame.empty for frame in frames):
         return notice(NOTHING)
+    drawn = architecture_drawn(before, after, titles, last_event, colour)
+    return drawn.figure(architecture_text(before, after, titles, colour))
+
+
+def architecture_drawn(
+    before: pd.DataFrame,
+    after: pd.DataFrame | None = None,
+    titles: tuple[str, str] = ("before", "after"),
+    last_event: int | None = None,
+    colour: str = "age",
+) -> Drawn:
+    """Return what :func:`architecture` draws; arguments and errors as there, and no frame may be empty."""
+    frames = [before] if after is None else [before, after]
     names = [""] if after is None else titles
     sheet = _sheet(frames, len(frames), last_event or 0, colour)
     panels = [_panel(frame, name, sheet, axis) for frame, name, axis in zip(frames, names, sheet.axes, strict=True)]
-    return finish(_drawn(panels, sheet), architecture_text(before, after, titles, colour))
+    return _drawn(panels, sheet)
 
 
 def architecture_replay(frames: Mapping[int, pd.DataFrame], colour: str = "age") -> go.Figure:
@@ -94,14 +107,14 @@ def architecture_replay(frames: Mapping[int, pd.DataFrame], colour: str = "age")
     sheet = _sheet(list(shown.values()), 1, max(shown), colour)
     names = [f"event {event}" if event else "seedling" for event in shown]
     panels = [_panel(frame, name, sheet, "x") for frame, name in zip(shown.values(), names, strict=True)]
-    figure = _drawn(panels[:1], sheet, below=60)
+    figure = _drawn(panels[:1], sheet, below=60).figure(architecture_replay_text(shown))
     moving = list(range(len(figure.data)))[-len(panels[0][0]) :]
     figure.frames = [
         go.Frame(name=name, data=traces, traces=moving, layout={"annotations": notes})
         for (traces, notes), name in zip(panels, names, strict=True)
     ]
     controls = replay_controls([name.removeprefix("event ") for name in names], names)
-    return finish(figure, architecture_replay_text(shown), **controls)
+    return figure.update_layout(**controls)
 
 
 # The sheet that all networks of a figure are drawn on
@@ -148,10 +161,10 @@ def _row_order(frames: Sequence[pd.DataFrame]) -> list[str]:
     return order
 
 
-def _drawn(panels: Sequence[Panel], sheet: _Sheet, below: int = 0) -> go.Figure:
+def _drawn(panels: Sequence[Panel], sheet: _Sheet, below: int = 0) -> Drawn:
     """Return the panels side by side, with ``below`` pixels free under them."""
     count = len(sheet.blocks)
-    height = 176 + count * (40 if count <= 6 else 32 if count <= 14 else 25) + below
+    height = 238 + count * (40 if count <= 6 else 32 if count <= 14 else 25) + below
     traces = [trace for traces, _ in panels for trace in traces]
     strides = [f"  ↓{stride}" if stride > 1 else "" for stride in sheet.blocks["stride"]]
     layout: dict[str, Any] = {
@@ -169,24 +182,24 @@ def _drawn(panels: Sequence[Panel], sheet: _Sheet, below: int = 0) -> go.Figure:
             "ticks": "",
             "fixedrange": True,
         },
-        "margin": {"t": 96, "b": 10 + below, "r": 12},
+        "margin": {"t": 146, "b": 22 + below, "r": 12},
         "legend": {"orientation": "h", "x": 0.01, "xref": "container", "y": 1, "yref": "container", "yanchor": "top"},
     }
     for number, axis in enumerate(sheet.axes):
         domain = [0.51 * number, 1.0 if axis == sheet.axes[-1] else 0.49]
         span = {"domain": domain, "range": [-0.53 * sheet.widest, sheet.edge], "visible": False, "fixedrange": True}
         layout[axis.replace("x", "xaxis")] = span
-    return go.Figure([*_legend(), *traces], layout)
+    return Drawn([*_legend(), *traces], layout)
 
 
-def _legend() -> list[go.Bar | go.Scatter]:
+def _legend() -> list[dict[str, Any]]:
     looks = {"intrinsic maps": {"color": MUTED}, "ghost maps": {"color": MUTED, "pattern": HATCHED}}
     looks |= {"channels out": {"color": INK}, "born by growth": FRAMED}
     # Nothing but the bar of the colour axis; the blocks get their colours as words, since numbers make plotly.js warn.
-    scale = {"color": [0], "coloraxis": "coloraxis"}
+    scale, nowhere = {"color": [0], "coloraxis": "coloraxis"}, {"x": [None], "y": [None]}
     return [
-        *(go.Bar(x=[None], y=[None], name=name, marker=look, orientation="h") for name, look in looks.items()),
-        go.Scatter(x=[None], y=[None], mode="markers", marker=scale, showlegend=False),
+        *({**nowhere, "type": "bar", "name": name, "marker": look, "orientation": "h"} for name, look in looks.items()),
+        {**nowhere, "type": "scatter", "mode": "markers", "marker": scale, "showlegend": False},
     ]
 
 
@@ -209,20 +222,20 @@ def _bands(sheet: _Sheet) -> list[dict[str, Any]]:
 
 
 def _panel(frame: pd.DataFrame, name: str, sheet: _Sheet, axis: str) -> Panel:
-    heading = _totals(frame, f"<b>{name}</b>" if name else "")
+    heading = _totals(frame, f"<b>{name}</b>" if name else "", "<br>")
     return _block_traces(frame, sheet, axis), _notes(heading, sheet, axis)
 
 
-def _block_traces(frame: pd.DataFrame, sheet: _Sheet, axis: str) -> list[go.Bar | go.Scatter]:
+def _block_traces(frame: pd.DataFrame, sheet: _Sheet, axis: str) -> list[dict[str, Any]]:
     """Return the traces of one network: intrinsic maps, ghost maps, channels out, frames of the born, numbers."""
     rows = sheet.blocks.index.get_indexer(frame["block"]).astype(float)
     intrinsic, ghost = _widths(frame)
     colours = sheet.colouring.of(frame)
     hover = np.array([_block_hover(*parts) for parts in zip(frame.itertuples(), intrinsic, ghost, strict=True)])
 
-    def bars(length: np.ndarray, left: np.ndarray, y: np.ndarray, text: np.ndarray, **look: Any) -> go.Bar:
-        where = {"x": length, "base": left, "y": y, "orientation": "h", "xaxis": axis}
-        return go.Bar(**where, **look, hovertext=text, hovertemplate=OWN_WORDS, showlegend=False)
+    def bars(length: np.ndarray, left: np.ndarray, y: np.ndarray, text: np.ndarray, **look: Any) -> dict[str, Any]:
+        where = {"type": "bar", "x": length, "base": left, "y": y, "orientation": "h", "xaxis": axis}
+        return {**where, **look, "hovertext": text, "hovertemplate": OWN_WORDS, "showlegend": False}
 
     middle: dict[str, Any] = {"width": 0.52, "offset": -0.37}
     out, born = frame["hidden"].to_numpy() > 0, frame["born"].to_numpy() > 0
@@ -235,18 +248,19 @@ def _block_traces(frame: pd.DataFrame, sheet: _Sheet, axis: str) -> list[go.Bar 
         bars(np.tile(ghost / 2, 2), wings, np.tile(rows, 2), np.tile(hover, 2), marker=hatched, **middle),
         bars(stream, -stream / 2, rows[out], hover[out], marker={"color": INK}, width=0.11, offset=0.23),
         bars(full, -full / 2, rows[born], hover[born], marker=FRAMED, width=0.83, offset=-0.43),
-        go.Scatter(
-            x=np.full(len(frame), sheet.edge),
-            y=rows,
-            mode="text",
-            text=[_block_label(*parts) for parts in zip(intrinsic, ghost, frame["channels"], strict=True)],
-            textposition="middle left",
-            textfont={"size": 11, "color": MUTED},
-            hoverinfo="skip",
-            showlegend=False,
-            xaxis=axis,
-            cliponaxis=False,
-        ),
+        {
+            "type": "scatter",
+            "x": np.full(len(frame), sheet.edge),
+            "y": rows,
+            "mode": "text",
+            "text": [_block_label(*parts) for parts in zip(intrinsic, ghost, frame["channels"], strict=True)],
+            "textposition": "middle left",
+            "textfont": {"size": 11, "color": MUTED},
+            "hoverinfo": "skip",
+            "showlegend": False,
+            "xaxis": axis,
+            "cliponaxis": False,
+        },
     ]
 
 
@@ -256,9 +270,15 @@ def _notes(heading: str, sheet: _Sheet, axis: str) -> list[dict[str, Any]]:
     under = {"xref": axis, "yref": "y", "y": len(sheet.blocks) - 0.2, "yanchor": "top", "showarrow": False}
     small = {"font": {"size": 11}}
     return [
-        {"text": heading, "x": 0, "xanchor": "left", **above},
-        {"text": f"{sheet.step:g} channels", "x": 0, "xanchor": "center", **under, **small},
-        {"text": "intrinsic + ghost → out", "x": sheet.edge, "xanchor": "right", **under, **small},
+        {"text": heading, "x": 0, "xanchor": "left", "align": "left", **above},
+        {
+            "text": f"{sheet.step:g} channel{'s' if sheet.step > 1 else ''}",
+            "x": 0,
+            "xanchor": "center",
+            **under,
+            **small,
+        },
+        {"text": "intrinsic + ghost → out", "x": sheet.edge, "xanchor": "right", **under, **small, "yshift": -13},
     ]
 
 
@@ -297,9 +317,9 @@ def _counted(row: Any, name: str) -> str:
     return f"{count} more {word}" if name == "layers" else f"{count} {word}"
 
 
-def _totals(frame: pd.DataFrame, name: str) -> str:
-    size = f"{quantity(frame['params'].sum(), 'params')} · {quantity(frame['macs'].sum(), 'MAC')}"
-    return f"{name}  {len(frame)} blocks · {size}".lstrip()
+def _totals(frame: pd.DataFrame, name: str, gap: str = " · ") -> str:
+    size = f"{quantity(frame['params'].sum(), 'params')}{gap}{quantity(frame['macs'].sum(), 'MAC')}"
+    return f"{name}  {len(frame)} blocks{gap}{size}".lstrip()
 
 
 # In words

@@ -7,12 +7,15 @@ what is made by cheap operations and of what growth chose. Nothing here reads a 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
+from plotly.io.json import to_json_plotly
 
 __all__ = [
     "TEMPLATE",
@@ -95,6 +98,28 @@ def finish(figure: go.Figure, text: str, **layout: Any) -> go.Figure:
     return figure.update_layout(template=TEMPLATE, meta={"text": text}, **layout)
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """A figure as plain data, which nobody has validated yet: what a live view redraws often, since it costs little.
+
+    Args:
+        traces: plotly's traces, each with its type.
+        layout: plotly's layout, without our template.
+    """
+
+    traces: list[dict[str, Any]]
+    layout: dict[str, Any]
+
+    def figure(self, text: str) -> go.Figure:
+        """Return it as a figure, with our template and its text twin."""
+        return finish(go.Figure(self.traces), text, **self.layout)
+
+    def json(self, text: str) -> dict[str, Any]:
+        """Return what ``figure(text)`` would be as JSON."""
+        layout = {**self.layout, "template": TEMPLATE.to_plotly_json(), "meta": {"text": text}}
+        return json.loads(to_json_plotly({"data": self.traces, "layout": layout}))
+
+
 def notice(text: str) -> go.Figure:
     """Return a figure that says in one sentence why there is nothing to draw.
 
@@ -146,7 +171,7 @@ def age_colours(events: int) -> tuple[str, ...]:
 
 
 def age_axis(events: int, height: int) -> dict[str, Any]:
-    """Return the colour axis of growth events, its stepped bar at the upper right, 34 pixels below the edge.
+    """Return the colour axis of growth events, its stepped bar at the upper right, its title 40 pixels below the edge.
 
     Args:
         events: number of the last growth event.
@@ -161,7 +186,7 @@ def age_axis(events: int, height: int) -> dict[str, Any]:
         "showscale": events > 0,
         "colorbar": {
             **{"x": 1, "xref": "paper", "xanchor": "right", "xpad": 0},
-            **{"y": 1 - 34 / height, "yref": "container", "yanchor": "top", "ypad": 0},
+            **{"y": 1 - 54 / height, "yref": "container", "yanchor": "top", "ypad": 0},
             "orientation": "h",
             "len": 0.6,
             "thickness": 10,
@@ -170,7 +195,7 @@ def age_axis(events: int, height: int) -> dict[str, Any]:
             "tickvals": list(range(0, events + 1, max(1, -(-events // 12)))),
             "tickangle": 0,
             "tickfont": {"size": 11, "color": MUTED},
-            "title": {"text": "last grown at event (0: seedling)", "font": {"size": 11}},
+            "title": {"text": "last grown at event (0: seedling)", "font": {"size": 11}, "side": "top"},
         },
     }
 

@@ -47,8 +47,8 @@ def test_the_colour_scale_can_be_kept_over_several_figures(before, after):
 def test_the_panels_say_how_large_the_networks_are(before, after):
     headings = [note.text for note in views.architecture(before, after).layout.annotations if "blocks" in note.text]
     assert headings == [
-        "<b>before</b>  4 blocks · 2.61 k params · 201 kMAC",
-        "<b>after</b>  5 blocks · 4.21 k params · 318 kMAC",
+        "<b>before</b>  4 blocks<br>2.61 k params<br>201 kMAC",
+        "<b>after</b>  5 blocks<br>4.21 k params<br>318 kMAC",
     ]
 
 
