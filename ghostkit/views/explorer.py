@@ -60,6 +60,7 @@ IMAGES = 64  # test images to choose from
 COUNTS = (64, 256, 1024, 4096)  # test images that a network is measured on
 SHOWN = 3  # of them, those whose loss a part changes most
 NOTHING = "nothing"
+MONOSPACED = "font-family: monospace; line-height: 1.4; margin: 8px 0"
 PLACES = {
     "architecture": 300,
     "candidates": 0,
@@ -219,7 +220,7 @@ class Explorer(ipywidgets.VBox):
             there = self.other.event_at(self.explored.progress(event))
             pair = [(now, f"{named}, this run"), (self.other.architecture(there, weighed), f"{_named(there)}, other")]
         else:
-            earlier = self.explored.events if event == END else max(event - 1, 0)
+            earlier = 0 if event in (0, END) else event - 1  # the last event has the blocks that the end has
             number = {"before": earlier, "seedling": 0, "end": END}[with_what]
             pair = [(now, named), (self.explored.architecture(number, weighed), _named(number))]
             pair = pair if with_what == "end" else pair[::-1]
@@ -259,7 +260,7 @@ class Explorer(ipywidgets.VBox):
         whole = seen.scores(event, None, images)
         without = whole if part is None else seen.scores(event, part, images)
         label = NOTHING if part is None else part.label
-        self._table.value = f"<pre>{html.escape(_scores_text(whole, without, label))}</pre>"
+        self._table.value = f"<pre style='{MONOSPACED}'>{html.escape(_scores_text(whole, without, label))}</pre>"
         looked_at = range(min(IMAGES, there))
         before = seen.predictions(event, None, looked_at)
         after = before if part is None else seen.predictions(event, part, looked_at)
@@ -277,7 +278,7 @@ class Explorer(ipywidgets.VBox):
         """Return a picture of predictions under a heading."""
         task = self.explored.task
         figure = predictions(found, self.explored.data.classes, task, columns=SHOWN if task == "classification" else 2)
-        room = 30
+        room = 18
         margin = figure.layout.margin.t + room
         return figure.update_layout(title={"text": heading}, height=figure.layout.height + room, margin_t=margin)
 
@@ -350,7 +351,7 @@ def _told(seen: Exploration, event: int) -> str:
         size = f"{quantity(frame['params'].sum(), 'params')} · {quantity(frame['macs'].sum(), 'MAC')} per image"
         if event == 0:
             return f"<b>The seedling</b>, before any of {seen.events} growth events · {size}"
-        return f"<b>The end</b>, after {seen.events} growth events · {size}<br>{html.escape(str(seen.run))}"
+        return f"<b>The end</b>, after {seen.events} growth events · {size} · {html.escape(str(seen.run))}"
     happened = seen.history.events[event - 1]
     when = f"epoch {happened.epoch:.2f}, step {happened.step:,}, {100 * happened.progress:.0f} % of the run"
     edits = ", ".join(map(str, happened.edits)) or "nothing"
@@ -369,7 +370,7 @@ def _told(seen: Exploration, event: int) -> str:
         f"<b>what</b> {html.escape(edits)}",
         f"<b>so</b> {' · '.join([size, *measured])}",
     ]
-    return "<br>".join(lines)
+    return f"<div style='line-height: 1.5'>{'<br>'.join(lines)}</div>"
 
 
 def _scores_text(whole: dict[str, float], without: dict[str, float], label: str) -> str:

@@ -17,6 +17,7 @@ __all__ = ["branch_similarity", "branch_similarity_text"]
 NOTHING = "There are no maps to compare."
 # From paper to cividis' dark blue: it darkens all the way, for every reader and in grey.
 SCALE = [[0, "#F7F7F4"], [0.5, "#8FA3BF"], [1, "#00224E"]]
+SAYS = "linear CKA · 1: one group of maps is made of the other · 0: nothing in common"
 WRITTEN = 12  # groups of maps up to which the numbers are written into the cells
 
 
@@ -45,6 +46,7 @@ def branch_similarity(frame: pd.DataFrame, title: str = "Branch similarity") -> 
             xgap=2,
             ygap=2,
             hoverongaps=False,
+            showscale=not written,
             hovertemplate="%{y}<br>%{x}<br>CKA %{z:.3f}<extra></extra>",
             colorbar={
                 **{"title": {"text": "linear CKA", "font": {"size": 11}}, "thickness": 10, "outlinewidth": 0},
@@ -62,12 +64,12 @@ def branch_similarity(frame: pd.DataFrame, title: str = "Branch similarity") -> 
         figure,
         branch_similarity_text(frame),
         height=side * count + 190,
-        title={"text": title, "subtitle": {"text": "1: one group of maps is made of the other · 0: nothing in common"}},
+        title={"text": title, "subtitle": {"text": SAYS}},
         annotations=notes,
         xaxis={**named, "tickangle": -40, "constraintoward": "left", "range": [-0.5, count - 0.5]},
         yaxis={**named, "range": [count - 0.5, -0.5], "scaleanchor": "x", "constraintoward": "top"},
         plot_bgcolor=GRID,
-        margin={"t": 62, "b": 96, "r": 80},
+        margin={"t": 62, "b": 96, "r": 24 if written else 80},
     )
 
 
