@@ -15,8 +15,9 @@ NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 
 each_notebook = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 
-# Parameters that belong to a notebook and not to the runs in it.
-OF_NOTEBOOKS = {"folder", "seeds", "smoke"}
+# Parameters that belong to a notebook and not to the runs in it; each has the first two.
+EVERYWHERE = {"folder", "smoke"}
+OF_NOTEBOOKS = EVERYWHERE | {"seeds", "run", "other", "other_where"}
 
 
 @each_notebook
@@ -35,5 +36,5 @@ def test_papermill_sees_the_parameters_that_we_see(notebook):
 @each_notebook
 def test_a_parameter_means_what_it_means_in_a_configuration(notebook):
     declared = declared_parameters(notebook)
-    assert declared.keys() >= OF_NOTEBOOKS
-    RunConfig.parse({name: value for name, value in declared.items() if name not in OF_NOTEBOOKS})
+    assert declared.keys() >= EVERYWHERE
+    RunConfig.parse({name: value for name, value in declared.items() if name not in OF_NOTEBOOKS | OF_SOME})
