@@ -12,6 +12,7 @@ import ipywidgets  # type: ignore[import-untyped]
 from ghostkit.errors import GhostkitError
 from ghostkit.runs import Run
 from ghostkit.views.controls import dropdown, rows
+from ghostkit.views.explorer import Explorer
 
 __all__ = ["gallery", "run_names"]
 
@@ -33,12 +34,14 @@ def gallery(runs: Sequence[Run]) -> ipywidgets.VBox:
     chooser.layout.width = "auto"
     chooser.add_class("ghostkit-run")
     explored = ipywidgets.VBox()
-    explored.add_class("ghostkit-explored")
+    seen: dict[int, ipywidgets.Widget] = {}
 
     def explore(_change: Any = None) -> None:
-        for shown in explored.children:
-            _close(shown)
-        explored.children = (_explorer(runs[chooser.value]),)
+        number = chooser.value
+        explored.children = (ipywidgets.Label(f"reading {run_names(runs)[number]} …"),)
+        if number not in seen:
+            seen[number] = _explorer(runs[number])
+        explored.children = (seen[number],)
 
     chooser.observe(explore, "value")
     explore()
@@ -55,13 +58,6 @@ def run_names(runs: Sequence[Run]) -> list[str]:
 def _explorer(run: Run) -> ipywidgets.Widget:
     """Return the explorer of a run; of one that cannot be read, what is wrong with it."""
     try:
-        return ipywidgets.Label(str(run))
+        return Explorer(run)
     except GhostkitError as error:
         return ipywidgets.Label(str(error))
-
-
-def _close(widget: ipywidgets.Widget) -> None:
-    """End a widget and all in it, in the kernel and in the browser."""
-    for inner in getattr(widget, "children", ()):
-        _close(inner)
-    widget.close()

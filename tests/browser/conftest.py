@@ -1,0 +1,205 @@
+"""A real Chromium, a JupyterLab server and pages in it, all of their own: nothing of the user's is read or touched.
+
+Every test leaves a screenshot in ``test-results/browser``, where the servers' logs are too, and fails if the page's
+console tells of an error that is not among those known of JupyterLab and voila. Without a Chromium the tests are
+skipped; ``GHOSTKIT_BROWSER=required`` makes that an error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.error import URLError
+from urllib.request import Request, urlopen
+
+import nbformat
+import pytest
+from notebook_page import NotebookPage
+
+from ghostkit.browser import find_browser
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "test-results" / "browser"
+PATIENCE = 180  # seconds for whatever a slow and busy machine is slow at
+
+SWITCHES = [
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+# What JupyterLab and voila say in a healthy page; whatever else is said as an error counts as ours.
+NOISE = [
+    r"cdn\.jsdelivr\.net/npm/@fortawesome",  # voila's template asks for icons that its widgets bring anyway
+]
+# Settings of JupyterLab: all cells are in the page, no news, no toasts before the buttons.
+SETTINGS = {
+    "notebook-extension/tracker": {"windowingMode": "none"},
+    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True},
+}
+
+
+def missing(what: str) -> None:
+    """Skip, or fail where a browser is required."""
+    if os.environ.get("GHOSTKIT_BROWSER") == "required":
+        pytest.fail(f"{what}, and GHOSTKIT_BROWSER=required")
+    pytest.skip(f"NO BROWSER TEST IS RUN: {what}")
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    path = find_browser()
+    if path is None:
+        missing("no Chromium was found; `make test` tries to get one, `ghostkit doctor` says how")
+    try:
+        from playwright.sync_api import expect, sync_playwright
+    except ImportError:
+        missing("playwright is not installed; pip install playwright")
+    expect.set_options(timeout=PATIENCE * 1000)
+    as_root = hasattr(os, "geteuid") and os.geteuid() == 0
+    with sync_playwright() as playwright:
+        switches = [*SWITCHES, *(["--no-sandbox"] if as_root else [])]
+        browser = playwright.chromium.launch(executable_path=path, args=switches, timeout=PATIENCE * 1000)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(chromium: Browser, request: pytest.FixtureRequest) -> Iterator[Page]:
+    """A fresh page, whose screenshot is kept and whose console must be free of errors."""
+    context = chromium.new_context(viewport={"width": 1500, "height": 1100})
+    context.set_default_timeout(PATIENCE * 1000)
+    page, errors = context.new_page(), []
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    yield page
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=RESULTS / (re.sub(r"\W+", "-", request.node.name) + ".png"))
+    context.close()
+    assert [error for error in errors if not any(re.search(noise, error) for noise in NOISE)] == []
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """A JupyterLab server with a folder, a token and settings of its own."""
+    home = tmp_path_factory.mktemp("lab")
+    for name, values in SETTINGS.items():
+        path = home / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(values))
+    own = {
+        "JUPYTER_CONFIG_DIR": "config",
+        "JUPYTER_DATA_DIR": "data",
+        "JUPYTER_RUNTIME_DIR": "runtime",
+        "JUPYTERLAB_SETTINGS_DIR": "settings",
+        "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
+        "IPYTHONDIR": "ipython",
+    }
+    server = Lab(home / "notebooks", free_port(), secrets.token_urlsafe(24))
+    server.folder.mkdir()
+    command = [
+        *(sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"),
+        *("--ServerApp.ip=127.0.0.1", f"--ServerApp.port={server.port}", "--ServerApp.port_retries=0"),
+        f"--ServerApp.root_dir={server.folder}",
+        "--LabApp.news_url=None",
+        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+        "--LabApp.extension_manager=readonly",
+        "--KernelSpecManager.kernel_dirs=[]",  # the one kernel is the Python that runs the tests
+    ]
+    environment = {
+        **os.environ,
+        **{name: str(home / folder) for name, folder in own.items()},
+        "JUPYTER_TOKEN": server.token,
+    }
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    log = RESULTS / f"jupyterlab-{os.environ.get('PYTEST_XDIST_WORKER', 'main')}.log"
+    with log.open("w") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=file, env=environment, cwd=server.folder)
+        try:
+            wait_until(server.is_up, process, log)
+            yield server
+        finally:
+            ended(process)
+
+
+class Lab:
+    """A running JupyterLab server."""
+
+    def __init__(self, folder: Path, port: int, token: str) -> None:
+        self.folder, self.port, self.token = folder, port, token
+
+    def ask(self, path: str, method: str = "GET") -> Any:
+        """Return the answer to a request to the server's own interface."""
+        headers = {"Authorization": f"token {self.token}"}
+        request = Request(f"http://127.0.0.1:{self.port}/api/{path}", method=method, headers=headers)
+        with urlopen(request, timeout=PATIENCE) as answer:
+            return json.loads(answer.read() or "null")
+
+    def is_up(self) -> bool:
+        """Return whether the server answers."""
+        try:
+            return bool(self.ask("status"))
+        except (URLError, ConnectionError):
+            return False
+
+    def address(self, name: str) -> str:
+        """Return the address of a notebook in a fresh workspace."""
+        return f"http://127.0.0.1:{self.port}/lab/tree/{name}?reset&token={self.token}"
+
+
+@pytest.fixture
+def open_notebook(lab: Lab, page: Page) -> Iterator[Callable[..., NotebookPage]]:
+    """Open a copy of a notebook, with other parameters, in JupyterLab; its kernel ends with the test."""
+
+    def opened(name: str, only: Sequence[str] = (), **parameters: Any) -> NotebookPage:
+        notebook = nbformat.read(ROOT / "notebooks" / name, as_version=4)
+        (given,) = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
+        given.source += "".join(f"\n{name} = {value!r}" for name, value in parameters.items())
+        if only:
+            kept = [cell for cell in notebook.cells if cell is given or any(word in cell.source for word in only)]
+            notebook.cells = [cell for cell in kept if cell.cell_type == "code"]
+        nbformat.write(notebook, lab.folder / name)
+        page.goto(lab.address(name))
+        return NotebookPage(page, lab.folder / name)
+
+    yield opened
+    for session in lab.ask("sessions"):
+        lab.ask(f"sessions/{session['id']}", "DELETE")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_until(is_up: Callable[[], bool], process: subprocess.Popen[Any], log: Path) -> None:
+    """Wait until a server answers; fail with its log if it ends, or is not up in time."""
+    until = time.monotonic() + PATIENCE
+    while not is_up():
+        if process.poll() is not None or time.monotonic() > until:
+            pytest.fail(f"the server did not come up:\n{log.read_text()}")
+        time.sleep(0.2)
+
+
+def ended(process: subprocess.Popen[Any]) -> None:
+    """End a server, which ends its kernels."""
+    process.terminate()
+    try:
+        process.wait(60)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
