@@ -17,7 +17,7 @@ each_notebook = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: 
 
 # Parameters that belong to a notebook and not to the runs in it; each has the first two.
 EVERYWHERE = {"folder", "smoke"}
-OF_NOTEBOOKS = EVERYWHERE | {"seeds", "run", "other", "other_where"}
+OF_NOTEBOOKS = EVERYWHERE | {"seeds", "run", "other", "other_where", "runs", "reference"}
 
 
 @each_notebook
@@ -37,4 +37,4 @@ def test_papermill_sees_the_parameters_that_we_see(notebook):
 def test_a_parameter_means_what_it_means_in_a_configuration(notebook):
     declared = declared_parameters(notebook)
     assert declared.keys() >= EVERYWHERE
-    RunConfig.parse({name: value for name, value in declared.items() if name not in OF_NOTEBOOKS | OF_SOME})
+    RunConfig.parse({name: value for name, value in declared.items() if name not in OF_NOTEBOOKS})
