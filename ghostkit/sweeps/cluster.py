@@ -25,6 +25,7 @@ from ghostkit.sweeps.record import Record
 
 __all__ = ["connected", "run_on_cluster"]
 
+ANSWER = 10.0  # seconds that a scheduler has to answer
 PATIENCE = 30.0  # seconds without a single worker after which a sweep gives up
 
 
@@ -57,7 +58,7 @@ def connected(scheduler: str | None, processes: int | None) -> Iterator[Any]:
             yield client
         return
     try:
-        client = Client(scheduler, timeout=10)
+        client = Client(scheduler, timeout=ANSWER)
     except (OSError, TimeoutError, ValueError) as error:
         raise GhostkitError(
             f"no Dask scheduler answers at {scheduler!r} ({error}); start one with `dask scheduler`, and workers with "

@@ -178,10 +178,10 @@ def _grown(folder: Path) -> dict[str, float]:
                 {
                     "growth_events": sum(count > 0 for count in counts),
                     "edits": sum(counts),
-                    **{name: result[name] for name in ("params", "macs") if name in result},
+                    **{name: int(result[name]) for name in ("params", "macs") if name in result},
                 }
             )
-    except (GhostkitError, OSError, ValueError):
+    except (GhostkitError, OSError, ValueError, TypeError):
         pass  # a history that was cut short says nothing about the notebook
     return max(summaries, key=lambda summary: summary["growth_events"], default={})
 

@@ -80,7 +80,7 @@ def known_names(folder: Path) -> dict[str, str]:
     path = folder / PLAN
     try:
         names = {told(run["parameters"]): str(run["name"]) for run in json.loads(path.read_text("utf-8"))["runs"]}
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise GhostkitError(f"cannot read {str(path)!r}: {error}; remove it, or give another folder") from None

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ghostkit.errors import GhostkitError
-from ghostkit.parameters import check_parameters, declared_parameters, parse_parameters
+from ghostkit.parameters import check_parameters, declared_parameters, parse_parameters, plain
 from ghostkit.sweeps.definition import SweepFile
 
 __all__ = ["Plan", "PlannedRun", "make_plan", "slug"]
@@ -34,7 +34,7 @@ class PlannedRun:
 
     Args:
         name: number and slug; the name of its folder.
-        parameters: what the sweep gives it, without the notebook's own defaults.
+        parameters: all values, those of the notebook's own defaults too, but for its folder.
         key: checksum of the notebook's code and the parameters.
     """
 
@@ -77,23 +77,23 @@ def make_plan(sweep: SweepFile, beside: str | Path, known: Mapping[str, str] | N
         raise GhostkitError(f"notebook {sweep.notebook!r}: expected the path of an .ipynb file")
     declared = declared_parameters(notebook)
     combinations = _combinations(sweep)
-    checked = [
-        _checked(declared, values, f"run {n} of {len(combinations)}") for n, values in enumerate(combinations, 1)
+    defaults = {name: value for name, value in plain(declared).items() if name != "folder"}
+    filled = [
+        {**defaults, **_checked(declared, values, f"run {n} of {len(combinations)}")}
+        for n, values in enumerate(combinations, 1)
     ]
-    texts = [told(values) for values in checked]
+    texts = [told(values) for values in filled]
     for place, text in enumerate(texts):
         if (first := texts.index(text)) < place:
-            raise GhostkitError(f"runs {first + 1} and {place + 1} of the sweep are the same: {checked[place]}")
+            raise GhostkitError(f"runs {first + 1} and {place + 1} of the sweep are the same: {combinations[place]}")
     code = _code(notebook)
-    varied = [name for name in checked[0] if len({json.dumps(values.get(name)) for values in checked}) > 1]
-    varied += [name for values in checked for name in values if name not in checked[0] and name not in varied]
-    varied = list(dict.fromkeys(varied))
-    names = _names(checked, texts, varied, dict(known or {}))
+    varied = tuple(name for name in filled[0] if len({json.dumps(values[name]) for values in filled}) > 1)
+    names = _names(filled, texts, varied, dict(known or {}))
     runs = [
         PlannedRun(name, values, hashlib.sha256(f"{code}\n{text}".encode()).hexdigest())
-        for name, values, text in zip(names, checked, texts, strict=True)
+        for name, values, text in zip(names, filled, texts, strict=True)
     ]
-    return Plan(notebook, code, tuple(runs), tuple(varied))
+    return Plan(notebook, code, tuple(runs), varied)
 
 
 def told(parameters: Mapping[str, Any]) -> str:
@@ -157,13 +157,11 @@ def _code(notebook: Path) -> str:
     return hashlib.sha256(json.dumps(sources).encode()).hexdigest()
 
 
-def _names(checked: list[dict[str, Any]], texts: list[str], varied: list[str], known: dict[str, str]) -> list[str]:
+def _names(filled: list[dict[str, Any]], texts: list[str], varied: tuple[str, ...], known: dict[str, str]) -> list[str]:
     """Return a name for each run: the one that it has, or the next number with what is special about the run."""
     numbers = itertools.count(1 + max((int(name.partition("-")[0]) for name in known.values()), default=0))
-    names = []
-    for values, text in zip(checked, texts, strict=True):
+    for values, text in zip(filled, texts, strict=True):
         if text not in known:
-            words = [f"{name}-{values[name]}" for name in varied if name in values]
-            known[text] = f"{next(numbers):03d}-{slug('-'.join(words))}".rstrip("-")
-        names.append(known[text])
-    return names
+            words = "-".join(f"{name}-{values[name]}" for name in varied)
+            known[text] = f"{next(numbers):03d}-{slug(words)}".rstrip("-")
+    return [known[text] for text in texts]

@@ -71,7 +71,7 @@ def plan_table(state: State) -> pd.DataFrame:
     rows = [
         {
             "run": run.name,
-            **{name: run.parameters.get(name, "–") for name in state.plan.varied},
+            **{name: run.parameters[name] for name in state.plan.varied},
             "state": "outdated" if run.name in state.outdated else states.get(run.name, "to do"),
         }
         for run in state.plan.runs

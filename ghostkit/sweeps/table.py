@@ -30,8 +30,8 @@ def results_table(state: State) -> pd.DataFrame:
     missing = Record("", "missing")
     rows = [(run, state.records.get(run.name, missing)) for run in state.plan.runs]
     frame = pd.DataFrame({"run": [run.name for run, _ in rows]})
-    for name in _all(run.parameters for run, _ in rows):
-        frame[f"p.{name}"] = _column([run.parameters.get(name) for run, _ in rows])
+    for name in state.plan.runs[0].parameters:
+        frame[f"p.{name}"] = _column([run.parameters[name] for run, _ in rows])
     for name in sorted(_all(record.metrics for _, record in rows)):
         frame[f"m.{name}"] = pd.Series([record.metrics.get(name) for _, record in rows], dtype="float64")
     for name in GROWN:
@@ -65,9 +65,9 @@ def _all(mappings: Iterable[dict[str, Any]]) -> list[str]:
 def _column(values: list[Any]) -> pd.Series:
     """Return values of one kind as they are, and others as JSON: a column of a table has one type."""
     kinds = {type(value) for value in values if value is not None}
-    if len(kinds) <= 1 and kinds <= {bool, int, float, str}:
-        kind = {bool: "boolean", int: "Int64", float: "float64"}
-        if kinds == {int} and any(abs(value) >= 2**63 for value in values if value is not None):
-            return pd.Series([None if value is None else str(value) for value in values], dtype="object")
-        return pd.Series(values, dtype=kind.get(next(iter(kinds), str), "object"))
-    return pd.Series([None if value is None else json.dumps(value) for value in values], dtype="object")
+    names = {bool: "boolean", int: "Int64", float: "float64"}
+    if len(kinds) == 1 and (kind := kinds.pop()) in names and all(abs(value or 0) < 2**63 for value in values):
+        return pd.Series(values, dtype=names[kind])
+    if all(value is None or isinstance(value, str) for value in values):
+        return pd.Series(values)
+    return pd.Series([None if value is None else json.dumps(value) for value in values])
