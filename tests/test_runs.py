@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -14,7 +15,7 @@ import torch
 
 import ghostkit
 from ghostkit import AddBlock, AddBranch, AddIntrinsic, GhostkitError, GrowthEvent, Run, RunConfig
-from ghostkit.growth import History
+from ghostkit.growth import History, RemoveBlock, RemoveBranch, RemoveIntrinsic, WidenStage
 from ghostkit.runs import RunFolder, checkpoints, find_runs, step_of, summary
 
 METRICS = "step epoch progress compute seconds split loss accuracy learning_rate params macs".split()
@@ -225,6 +226,55 @@ def test_an_event_that_never_was_is_refused(event, tmp_path):
         grown_by_hand(tmp_path).architecture(event)
 
 
+def row(edit: str, gain: float, chosen: bool = True) -> dict[str, Any]:
+    return {"edit": edit, "gain": gain, "chosen": chosen}
+
+
+def test_a_block_has_the_gains_of_all_that_was_grown_in_it(tmp_path):
+    grown_by_hand(tmp_path)
+    history = Run(tmp_path).history
+    scored = {
+        0: [row("AddBranch(blocks.0.0.ghost1, 5x5)", 0.5), row("AddBranch(blocks.1.0.ghost1, 3x3)", 9.0, chosen=False)],
+        2: [row("AddBlock(blocks.1, after 0)", 0.25), row("AddIntrinsic(blocks.0.0.ghost1, +1)", 0.125)],
+        3: [row("AddBranch(blocks.1.g1.ghost1, 3x3)", 0.0625)],
+    }
+    for number, rows in scored.items():
+        history.events[number] = replace(history.events[number], candidates=tuple(rows))
+    history.events[2] = replace(
+        history.events[2], inverse=(RemoveIntrinsic("blocks.0.0.ghost1", (2,)), RemoveBlock("blocks.1", "g1"))
+    )
+    RunFolder(tmp_path).write_history(history)
+    gains = [
+        dict(zip(*Run(tmp_path).architecture(event)[["block", "gain"]].to_numpy().T, strict=True)) for event in range(5)
+    ]
+    assert gains[0] == {"stem": 0, "blocks.0.0": 0, "blocks.1.0": 0, "head": 0}
+    assert gains[1]["blocks.0.0"] == gains[2]["blocks.0.0"] == 0.5
+    assert (gains[3]["blocks.0.0"], gains[3]["blocks.1.g1"]) == (0.625, 0.25)
+    assert gains[4] == {"stem": 0, "blocks.0.0": 0.625, "blocks.1.0": 0, "blocks.1.g1": 0.3125, "head": 0}
+
+
+def test_what_was_taken_back_brings_no_gain_and_stem_and_head_have_theirs(tmp_path):
+    recipe = {"name": "seedling", "num_classes": 10, "in_channels": 1, "stages": STAGES}
+    widened = {site: WidenStage(site, 2) for site in ("conv_stem", "blocks.2.0.conv")}
+    branch = AddBranch("blocks.0.0.ghost1", 5)
+    events = [
+        *(GrowthEvent((edit,), candidates=(row(str(edit), 0.5),)) for edit in widened.values()),
+        GrowthEvent((branch,), candidates=(row(str(branch), 0.25),)),
+        GrowthEvent((RemoveBranch("blocks.0.0.ghost1", 5, 0),), undoes=3),
+    ]
+    writer = RunFolder(tmp_path)
+    writer.begin(CONFIG)
+    writer.write_history(History(recipe, (1, 8, 8), events))
+    assert Run(tmp_path).architecture(3)["gain"].tolist() == [0.5, 0.25, 0, 0.5]
+    assert Run(tmp_path).architecture(4)["gain"].tolist() == [0.5, 0, 0, 0.5]
+
+
+def test_the_gains_of_a_run_add_up_to_those_of_its_chosen_candidates(folder):
+    run = Run(folder)
+    chosen = run.candidates[run.candidates["chosen"]]
+    assert run.architecture()["gain"].sum() == pytest.approx(chosen["gain"].sum())
+
+
 # Checkpoints
 
 
@@ -236,6 +286,43 @@ def test_checkpoints_at_growth_events_and_at_the_start_are_kept_besides_the_last
         assert sum(parameter.numel() for parameter in run.model(step).parameters()) == size
     images = torch.randn(2, 1, 8, 8)
     assert torch.equal(run.model().eval()(images), run.model(8).eval()(images))
+
+
+@pytest.mark.parametrize(("event", "step"), [(0, 0), (1, 2), (2, 4), (3, 6), (-1, 8)])
+def test_the_network_at_an_event_is_the_one_that_was_saved_right_after_it(event, step, folder):
+    run = Run(folder)
+    kept = run.model_at(event)
+    assert (kept.step, kept.note, kept.event) == (step, "", 3 if event == -1 else event)
+    images = torch.randn(2, 1, 8, 8)
+    assert torch.equal(kept.model.eval()(images), run.model(step).eval()(images))
+    assert len(kept.model.growth_history.events) == kept.event
+
+
+def test_where_no_checkpoint_was_kept_the_nearest_before_is_given_and_what_it_lacks(folder):
+    run = Run(folder)
+    shutil.rmtree(folder / "checkpoints" / "step-00000004")
+    kept = run.model_at(2)
+    assert kept.step == 2
+    assert kept.note == f"the nearest that was kept, of step 2, lacks {run.events['edits'][1]}"
+    assert len(kept.model.growth_history.events) == 1
+
+
+def test_a_later_checkpoint_of_the_same_network_says_when_it_was_saved(folder):
+    run = Run(folder)
+    for step in (0, 2, 4, 6):
+        shutil.rmtree(folder / "checkpoints" / f"step-{step:08d}")
+    kept = run.model_at(3)
+    assert (kept.step, kept.note) == (8, "the nearest that was kept is of step 8; the event was at step 6")
+    with pytest.raises(GhostkitError, match="no checkpoint from before growth event 2 was kept"):
+        run.model_at(2)
+    with pytest.raises(GhostkitError, match=r"no growth event 4 in .*; it has 0 .the seedling. to 3"):
+        run.model_at(4)
+
+
+def test_a_checkpoint_that_is_just_being_removed_is_passed_over(folder):
+    for file in (folder / "checkpoints" / "step-00000004").glob("history-*"):
+        file.unlink()
+    assert Run(folder).model_at(2).step == 2
 
 
 @pytest.mark.parametrize(

@@ -71,11 +71,12 @@ def candidate_scores(candidates: pd.DataFrame, event: int | None = None, limit: 
                 hovertemplate=OWN_WORDS,
             )
     shown = f"  <span style='color:{MUTED}'>the best {len(rows)} of {len(rows) + left_out}</span>" if left_out else ""
+    many = 26 if sum(bool(trace.showlegend) for trace in figure.data) > 5 else 0  # a legend of two lines, if narrow
     panel = {"rangemode": "tozero", "nticks": 6}
     return finish(
         figure,
         candidate_scores_text(candidates, event, limit),
-        height=int(140 + 22 * len(rows)),
+        height=int(140 + 22 * len(rows)) + many,
         title={"text": f"Candidates at growth event {event}{shown}"},
         barmode="overlay",
         xaxis={"domain": [0, 0.475], "title": {"text": "predicted gain (nats)"}, **panel},
@@ -88,7 +89,7 @@ def candidate_scores(candidates: pd.DataFrame, event: int | None = None, limit: 
             "ticks": "",
         },
         legend=LEGEND_ABOVE | {"y": 1},
-        margin={"t": 72},
+        margin={"t": 72 + many},
     )
 
 

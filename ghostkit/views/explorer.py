@@ -65,7 +65,7 @@ PLACES = {
     "architecture": 300,
     "candidates": 0,
     "mosaic": 300,
-    "image": 0,
+    "predicted": 0,
     "similarity": 0,
     "before": 0,
     "after": 0,
@@ -107,7 +107,7 @@ class Explorer(ipywidgets.VBox):
                 [rows((c["beside"], c["colour"])), self._told, p["architecture"], p["candidates"]]
             ),
             "feature maps": ipywidgets.VBox(
-                [rows((c["layer"], c["image"])), p["mosaic"], beside(p["image"], p["similarity"])]
+                [rows((c["layer"], c["image"])), p["mosaic"], beside(p["predicted"], p["similarity"])]
             ),
             "switch off": ipywidgets.VBox([rows((c["part"], c["images"])), self._table, p["before"], p["after"]]),
             "two runs": ipywidgets.VBox(
@@ -132,7 +132,7 @@ class Explorer(ipywidgets.VBox):
         """What the open section shows, in words and tables."""
         shown = {
             "growth": ("architecture", "candidates"),
-            "feature maps": ("mosaic", "image", "similarity"),
+            "feature maps": ("mosaic", "predicted", "similarity"),
             "switch off": ("before", "after"),
             "two runs": ("curves", "histories", "both"),
         }[self._controls["section"].value]
@@ -243,7 +243,7 @@ class Explorer(ipywidgets.VBox):
         title = f"{layer} · {_named(event)} · test image {number}"
         put(self._places["mosaic"], feature_mosaic(maps, intrinsic, title))
         found = seen.predictions(event, None, [number])
-        put(self._places["image"], predictions(found, seen.data.classes, seen.task, columns=1))
+        put(self._places["predicted"], predictions(found, seen.data.classes, seen.task, columns=1))
         put(self._places["similarity"], branch_similarity(seen.similarity(event, layer), f"{layer}: how alike"))
         self._note(event, f"{wanted} is not there yet, or no more" if wanted not in (None, layer) else "")
 

@@ -1,4 +1,10 @@
+import math
+import re
+
+import pytest
+
 from ghostkit import views
+from ghostkit.errors import GhostkitError
 
 
 def bars(figure, axis="x"):
@@ -82,3 +88,66 @@ def test_the_text_of_a_replay_lists_the_sizes(before, after):
         "seedling          4        80  2.61 k  201 k",
         "2                 5       136  4.21 k  318 k",
     ]
+
+
+def weighed(frame):
+    """The frame with gains and importances in nats; a stem and a head cannot be switched off."""
+    numbers = dict.fromkeys(frame["block"], 0.1) | {"stem": math.nan, "head": math.nan, "blocks.1.0": 0.9}
+    return frame.assign(gain=frame["block"].map({"blocks.0.0": 0.25}).fillna(0.0), importance=list(numbers.values()))
+
+
+def luminance(colour):
+    red, green, blue = (int(number) for number in re.findall(r"\d+", colour))
+    return 0.3 * red + 0.6 * green + 0.1 * blue
+
+
+@pytest.mark.parametrize(("colour", "most"), [("gain", 1), ("importance", 2)])
+def test_blocks_darken_with_their_nats_on_one_scale_for_both_networks(colour, most, before, after):
+    figure = views.architecture(weighed(before), weighed(after), colour=colour)
+    shades = [bars(figure, axis)[0].marker.color for axis in ("x", "x2")]
+    assert shades[0][1:3] == shades[1][1:3]
+    assert luminance(shades[1][most]) == min(luminance(c) for c in shades[1] if not c.startswith("#")) < 40
+    bar = figure.layout.coloraxis
+    assert (bar.cmin, bar.showscale) == (0, True)
+    assert "(nats" in bar.colorbar.title.text
+
+
+def test_blocks_without_a_number_are_pale(before):
+    colours = bars(views.architecture(weighed(before), colour="importance"))[0].marker.color
+    assert colours[0] == colours[-1] == "#ECEFF2"
+    assert not {"#ECEFF2"} & {*colours[1:-1]}
+
+
+def test_numbers_below_zero_have_their_place_on_the_scale(before):
+    frame = before.assign(importance=[-0.5, 0.0, 0.5, 1.0])
+    figure = views.architecture(frame, colour="importance")
+    shades = [luminance(colour) for colour in bars(figure)[0].marker.color]
+    assert shades == sorted(shades, reverse=True)
+    assert (figure.layout.coloraxis.cmin, figure.layout.coloraxis.cmax) == (-0.5, 1.0)
+
+
+def test_gain_and_importance_are_told_in_hover_and_text(before):
+    frame = weighed(before)
+    figure = views.architecture(frame, colour="importance")
+    assert "importance 0.9 nats" in bars(figure)[0].hovertext[2]
+    assert "gain 0.25 nats" in bars(figure)[0].hovertext[1]
+    lines = views.architecture_text(frame, colour="importance").splitlines()
+    assert lines[1].endswith("importance (nats)")
+    assert [line.split()[-1] for line in lines[3:]] == ["–", "0.1", "0.9", "–"]
+
+
+def test_the_replay_keeps_one_scale_of_gain_through_all_frames(before, after):
+    figure = views.architecture_replay({0: weighed(before), 4: weighed(after)}, colour="gain")
+    first, last = (frame.data[0].marker.color for frame in figure.frames)
+    assert first[1] == last[1]
+    assert "predicted gain" in figure.layout.coloraxis.colorbar.title.text
+
+
+def test_a_frame_of_age_alone_is_drawn_by_age_and_refused_for_more(before):
+    views.architecture(before)
+    with pytest.raises(GhostkitError, match=r"colour='gain' .* no column 'gain'; run\.architecture\(event\) has it"):
+        views.architecture(before, colour="gain")
+    with pytest.raises(GhostkitError, match=r"no column 'importance'; join what ghostkit\.inspecting\.importance"):
+        views.architecture(before, colour="importance")
+    with pytest.raises(GhostkitError, match="colour='size' was given; expected one of 'age', 'gain', 'importance'"):
+        views.architecture(before, colour="size")

@@ -8,6 +8,7 @@ import pytest
 from ghostkit import views
 
 EMPTY = pd.DataFrame()
+ALIKE = pd.DataFrame([[1.0, 0.4], [0.4, 1.0]], ["intrinsic", "3x3 number 0"], ["intrinsic", "3x3 number 0"])
 ONE_BLOCK = pd.DataFrame([{"block": "stem", "hidden": 0, "channels": 8}])
 
 TABLE = pd.DataFrame(
@@ -68,6 +69,7 @@ def test_drawing_changes_no_frame(metrics, events, candidates, before, after, cu
         (views.architecture_replay, views.architecture_replay_text, [{}], "There is no network to draw."),
         (views.architecture_replay, views.architecture_replay_text, [{0: EMPTY}], "There is no network to draw."),
         (views.candidate_scores, views.candidate_scores_text, [EMPTY], "No candidates have been scored."),
+        (views.branch_similarity, views.branch_similarity_text, [EMPTY], "There are no maps to compare."),
         (
             views.compute_accuracy,
             views.compute_accuracy_text,
