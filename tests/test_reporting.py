@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+
 import pandas as pd
 import pytest
 from made_runs import make_run
 
+from ghostkit.browser import find_browser
 from ghostkit.comparing import UnknownGroupError
 from ghostkit.errors import GhostkitError
 from ghostkit.reporting import compare_all, comparison_figures, comparison_text, export_comparisons
@@ -84,8 +88,21 @@ def test_the_page_opens_offline_and_has_all_that_there_is(comparisons, tmp_path)
         "gain-per-mac-2",
     ):
         assert words in page
-    for address in ('src="http', 'href="http', "@import"):
-        assert address not in page.replace("<script>", "").split("window.PlotlyConfig")[0]
+    own = re.sub(r"<script>/\*\*\n\* plotly\.js.*?</script>", "", page, flags=re.DOTALL)
+    assert len(own) < len(page) / 2
+    assert not re.search(r"(src|href)=|@import|url\(", own)
+
+
+@pytest.mark.skipif(find_browser() is None, reason="no Chromium found: apt-get install chromium")
+def test_a_browser_draws_every_figure_of_the_page_without_a_complaint(comparisons, tmp_path):
+    page = export_comparisons(comparisons, tmp_path / "to")[2]
+    command = [find_browser(), "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    command += [f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr", "--virtual-time-budget=10000"]
+    drawn = subprocess.run([*command, "--dump-dom", page.as_uri()], capture_output=True, text=True, check=True)
+    for number in range(1, 9):
+        assert re.search(rf'id="figure-{number}"[^>]*js-plotly-plot', drawn.stdout)
+    assert "points of test accuracy above random" in drawn.stdout
+    assert "CONSOLE" not in drawn.stderr
 
 
 def test_a_name_that_looks_like_markup_is_only_a_name(tmp_path):
