@@ -24,7 +24,8 @@ help: ## say what can be made
 demo: $(VENV)/.installed-demo ## install, then grow a first network on real images: the main job
 	@$(BIN)/ghostkit run notebooks/01_first_growth.ipynb -p seeds 3
 
-test: $(VENV)/.installed-test ## install what the tests need, then run them all
+test: $(VENV)/.installed-test $(VENV)/.browser-sought ## install what the tests need, then run them all
+	@$(BIN)/python -c '$(BROWSER)' || echo "==> NO CHROMIUM: the tests in a real browser are skipped; ghostkit doctor says how to get one" >&2
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 soak: $(VENV)/.installed-test ## the tests that take long by nature: a thousand edits in a row on each host
@@ -56,6 +57,18 @@ distclean: clean ## remove .venv as well
 $(VENV)/.installed-%: pyproject.toml $(VENV)/.created
 	@echo "==> installing ghostkit$(if $(filter-out demo,$*), with its $* extra,) into $(VENV) (the first time, PyTorch takes minutes)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.$(if $(filter-out demo,$*),[$*])'
+	@touch $@
+
+# Tests in a real browser want a Chromium. Where none is found, one attempt is made to get it; it may fail.
+BROWSER = from ghostkit.browser import find_browser; raise SystemExit(not find_browser())
+$(VENV)/.browser-sought: $(VENV)/.installed-test
+	@$(BIN)/python -c '$(BROWSER)' || { \
+		echo "==> getting a Chromium for the tests in a real browser"; \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get; then \
+			apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y chromium fonts-liberation; \
+		fi >/dev/null 2>&1; \
+		$(BIN)/python -c '$(BROWSER)' || $(BIN)/python -m playwright install chromium >/dev/null 2>&1; \
+	} || true
 	@touch $@
 
 $(VENV)/.created:

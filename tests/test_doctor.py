@@ -78,7 +78,7 @@ def test_an_extra_names_what_it_lacks_and_is_not_needed(monkeypatch):
 
     monkeypatch.setattr(metadata, "version", version)
     assert checked("extra app") == Check("extra app", False, "not installed: voila", 'pip install "ghostkit[app]"')
-    assert checked("extra test").ok
+    assert checked("extra export").ok
 
 
 def test_a_broken_torch_is_reported_and_the_rest_too(monkeypatch):
