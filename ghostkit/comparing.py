@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ghostkit.differences import DIFFERENCE_COLUMNS, difference, holm, mean_interval
@@ -50,7 +51,7 @@ class Comparison:
             image), ``milliseconds``, ``compute`` (training MACs), ``seconds``, ``growth_events``, ``progress`` (1 for
             a run that is over), ``folder``.
         groups: one row a group, the best first: ``rank``, ``group``, the parameters, ``n`` (seeds that are over),
-            ``mean``, ``sd`` (of the sample), ``low`` and ``high`` (95 %, t), means of what it took, ``unfinished``.
+            ``mean``, ``sd`` (of the sample), ``low`` and ``high`` (95 %, t, cut at 0 and 1), means of what it took, ``unfinished``.
         differences: one row a group but the reference: ``difference``, its 95 % interval ``low`` to ``high``,
             ``method``, ``n`` (pairs, or runs of the smaller group), ``p``, ``p_holm``, ``p_wilcoxon``, ``won``.
         reference: the group that the others are measured against; None where there is nothing to measure.
@@ -214,8 +215,8 @@ def _named(
 ) -> tuple[list[str], list[str]]:
     """Return a name for every group, and the parameters in which groups differ.
 
-    Runs are usually called NAME-SEED; where that tells the groups apart it is what their maker calls them. Otherwise
-    their parameters do.
+    Runs are usually called NAME-SEED, so a group is called NAME as its maker did, with the parameters that tell it from
+    others of that name. Where names tell nothing, the parameters alone do.
     """
 
     def told(index: int, name: str) -> str:
@@ -230,14 +231,19 @@ def _named(
         if name in constant - {"seed"} and len({told(group[0], name) for group in members}) > 1
     ]
     stems = [{re.sub(rf"[-_]{configs[i]['seed']}$", "", runs[i].folder.name) for i in indices} for indices in members]
-    if all(len(names) == 1 for names in stems) and len(set.union(*stems)) == len(members):
-        return [next(iter(names)) for names in stems], parameters
-    if len(members) == 1:
-        return ["all runs"], parameters
-    texts = [", ".join(f"{name}={_plain(configs[group[0]][name])}" for name in parameters) for group in members]
-    if len(set(texts)) < len(texts):  # told apart by what follows the seed in some groups only
-        texts = [f"{text} ({number})" for number, text in enumerate(texts, start=1)]
-    return texts, parameters
+    names = ["".join(found) if len(found) == 1 else "" for found in stems]
+    if "" in names:
+        names = [""] * len(members)
+    labels = []
+    for name, group in zip(names, members, strict=True):
+        kin = [other[0] for other, its_name in zip(members, names, strict=True) if its_name == name]
+        differing = [parameter for parameter in parameters if len({told(i, parameter) for i in kin}) > 1]
+        words = [f"{parameter}={_plain(configs[group[0]][parameter])}" for parameter in differing]
+        shown = [name] if name and (len(set(names)) > 1 or len(members) == 1) else []
+        labels.append(", ".join([*shown, *words]) or "all runs")
+    if len(set(labels)) < len(labels):  # told apart by what follows the seed in some groups only
+        labels = [f"{label} ({number})" for number, label in enumerate(labels, start=1)]
+    return labels, parameters
 
 
 # One row a group
@@ -255,13 +261,13 @@ def _ranked(table: pd.DataFrame, metric: str, parameters: Sequence[str]) -> pd.D
     for group, runs in table.groupby("group", sort=False):
         over = runs[runs["progress"] == 1]
         values = _by_seed(table, metric, str(group))
-        mean, sd, low, high = mean_interval(values.to_numpy())
+        mean, sd, low, high = mean_interval(values.to_numpy())  # a share is no less than 0 and no more than 1
         rows.append(
             {
                 "group": group,
                 **{name: runs[name].iloc[0] for name in parameters},
                 "n": len(values),
-                **{"mean": mean, "sd": sd, "low": low, "high": high},
+                **{"mean": mean, "sd": sd, "low": np.maximum(low, 0), "high": np.minimum(high, 1)},
                 **{name: over[name].astype(float).mean() for name in MEASURED},
                 "unfinished": len(runs) - len(over),
             }

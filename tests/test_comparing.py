@@ -80,6 +80,29 @@ def test_groups_are_called_what_their_maker_called_them_where_that_tells_them_ap
     assert (list(alone.runs), len(alone.differences), alone.parameters) == (["grown"], 0, [])
 
 
+def test_of_several_groups_of_one_name_each_is_told_by_its_parameters_too(tmp_path):
+    for task, where in enumerate(("random", "sprout")):
+        for seed in (0, 1):
+            make_run(tmp_path / f"{task}{seed}" / f"grown-{seed}", where=where, seed=seed)
+            make_run(tmp_path / f"{task}{seed}" / f"seedling-{seed}", where=where, seed=seed, when="never")
+    found = compare(find_runs(tmp_path), "seedling, where=random")
+    assert set(found.runs) == {
+        f"{name}, where={where}" for name in ("grown", "seedling") for where in ("random", "sprout")
+    }
+    assert found.parameters == ["when", "where"]
+
+
+def test_an_interval_of_a_share_ends_at_all_and_at_nothing(tmp_path):
+    runs = [
+        make_run(tmp_path / f"{share}-{seed}", value, share=share, seed=seed)
+        for share, values in ((0.1, (0.99, 0.89)), (0.2, (0.01, 0.11)))
+        for seed, value in enumerate(values)
+    ]
+    best, worst = compare(runs).groups.to_dict("records")
+    assert (best["high"], worst["low"]) == (1, 0)
+    assert (best["low"], worst["high"]) == pytest.approx((0.94 - 0.6353, 0.06 + 0.6353), abs=1e-4)
+
+
 @pytest.mark.parametrize(
     ("field", "values", "groups"),
     [
