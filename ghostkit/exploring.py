@@ -31,7 +31,7 @@ __all__ = ["END", "Exploration"]
 NETWORKS = 4  # kept in memory at most
 BATCH = 64  # images of one forward at most
 ALIKE = 64  # test images that similarity is taken over
-WEIGHED = 256  # test images that a block's importance is taken over
+WEIGHED, PIXELS = 256, 2**20  # test images that a block's importance is taken over, and pixels of them, at most
 
 END = -1  # in the place of an event's number: the network as it was saved last
 
@@ -178,7 +178,9 @@ class Exploration:
         """Return what each block of the network at an event is worth (nats), over the first test images."""
 
         def weighed() -> pd.DataFrame:
-            images, targets = self._pair(torch.arange(min(WEIGHED, len(self.data.test))))
+            data = self.data
+            count = min(WEIGHED, len(data.test), max(8, PIXELS // (data.height * data.width)))
+            images, targets = self._pair(torch.arange(count))
             return importance(self.network(event).model, images, targets, TASKS[self.task].loss(0.0))
 
         return self._once(("importance", event), weighed)

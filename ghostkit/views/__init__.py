@@ -2,7 +2,8 @@
 
 The figures are pure. They read the frames that a run gives (``run.metrics``, ``run.events``, ``run.candidates``,
 ``run.architecture(event)``) or the predictions of :mod:`ghostkit.predicting`, never a model, and carry their twin in
-``figure.layout.meta["text"]``. ``browse`` alone needs a kernel: a widget over such figures.
+``figure.layout.meta["text"]``. ``browse``, ``Dashboard``, ``Explorer`` and ``gallery`` alone need a kernel: they are
+widgets over such figures.
 """
 
 from ghostkit.views.browsing import browse

@@ -309,7 +309,7 @@ def _controls(events: int, runs: list[str], other: bool) -> dict[str, Any]:
     """Return the controls by name; each says what it is, and what it does when it is pointed at."""
     wide: dict[str, Any] = {"layout": {"width": "440px"}}
     beside = [*BESIDE, *([OTHER] if other else [])]
-    many: dict[str, Any] = {"layout": {"width": "460px"}}
+    many: dict[str, Any] = {"layout": {"width": "380px"}}
     return {
         "event": stops("event", "The growth event after which the network is looked at", _moments(events), END, **many),
         "previous": button("previous", "Go to the event before", "arrow-left"),

@@ -17,7 +17,7 @@ __all__ = ["branch_similarity", "branch_similarity_text"]
 NOTHING = "There are no maps to compare."
 # From paper to cividis' dark blue: it darkens all the way, for every reader and in grey.
 SCALE = [[0, "#F7F7F4"], [0.5, "#8FA3BF"], [1, "#00224E"]]
-SAYS = "linear CKA · 1: one group of maps is made of the other · 0: nothing in common"
+SAYS = "linear CKA: 1 alike, 0 nothing in common"
 WRITTEN = 12  # groups of maps up to which the numbers are written into the cells
 
 

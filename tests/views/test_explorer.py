@@ -26,9 +26,8 @@ CONTROLS = (
 )
 LAYERS = ["blocks.0.0.ghost1", "blocks.0.0.ghost2", "blocks.1.0.ghost1", "blocks.1.0.ghost2"]
 BLOCKS = {"kinds": ("block",), "share": 0.5, "budget_factor": 6}
-DETECTOR: dict[str, Any] = {
-    **{"task": "detection", "data": "scenes", "size": 64, "train_samples": 16, "test_samples": 4},
-    **{"model_options": {"stem_stride": 2}, "head_options": {"channels": 8, "convolutions": 1}},
+SCENES: dict[str, Any] = {
+    **{"data": "scenes", "size": 64, "train_samples": 16, "test_samples": 4, "model_options": {"stem_stride": 2}},
     **{"epochs": 1, "batch_size": 8, "when": "never", "evaluate_every": 1.0, "probe_samples": 8},
 }
 
@@ -306,14 +305,17 @@ def test_without_a_browser_the_text_of_what_is_open_is_left(explorer):
     assert shown(explorer, "architecture") in bundle["text/plain"]
 
 
-def test_a_detector_is_explored_like_a_classifier(tmp_path):
-    explorer = views.Explorer(ghostkit.train(ghostkit.RunConfig(**DETECTOR), tmp_path / "boxes"))
+@pytest.mark.parametrize(("task", "metric"), [("detection", "mAP50"), ("segmentation", "mIoU")])
+def test_other_tasks_are_explored_like_classification(task, metric, tmp_path):
+    small = {"channels": 8}
+    run = ghostkit.train(ghostkit.RunConfig(task=task, head_options=small, **SCENES), tmp_path / task)
+    explorer = views.Explorer(run)
     choose(explorer, colour="importance")
     assert "backbone.blocks.0.0" in shown(explorer, "architecture")
     choose(explorer, section="feature maps")
     assert find(explorer, "layer").value.startswith("backbone.")
     choose(explorer, section="switch off")
     choose(explorer, part=find(explorer, "part").options[1][1])
-    assert "mAP50" in said(explorer, "table")
-    assert "truth" in shown(explorer, "after")
+    assert metric in said(explorer, "table")
+    assert shown(explorer, "after").startswith("image ")
     assert said(explorer, "message") == ""
