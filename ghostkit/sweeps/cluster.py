@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import queue
+import signal
 import time
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
@@ -55,6 +56,7 @@ def connected(scheduler: str | None, processes: int | None) -> Iterator[Any]:
             ) as cluster,
             Client(cluster) as client,
         ):
+            client.run(_ignore_ctrl_c)
             yield client
         return
     try:
@@ -158,6 +160,11 @@ def _record(task: Task, future: Any) -> Record:
         status = "interrupted" if future.cancelled() else "failed"
         message = f"{error}; what its worker wrote to its log tells more, and the same command tries again"
         return Record(task.key, status, error={"name": type(error).__name__, "message": message, "traceback": ""})
+
+
+def _ignore_ctrl_c() -> None:
+    """Leave a Ctrl-C to the sweep: a terminal sends it to all processes, and a dead worker stops nothing."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _allow(folder: str) -> None:

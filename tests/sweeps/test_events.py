@@ -1,4 +1,4 @@
-"""Displays are fed events: what is counted, how long is left, and what a terminal and a widget make of it."""
+"""Displays are fed events: what is counted, how long is left, and what a terminal makes of it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from rich.console import Console
 
 from ghostkit.sweeps import RunBegan, RunEnded, SweepBegan, Tally, terminal
 from ghostkit.sweeps.events import duration
-from ghostkit.views.sweeping import SweepProgress
 
 EVENTS = [
     SweepBegan(5, 1, 2, 8.0),
@@ -80,14 +79,3 @@ def test_a_quiet_sweep_shows_nothing(capsys):
         for event in EVENTS:
             progress(event)
     assert capsys.readouterr() == ("", "")
-
-
-def test_a_widget_shows_the_same_and_escapes_it():
-    progress = SweepProgress()
-    for event in EVENTS:
-        progress(event)
-    assert (progress.bar.value, progress.bar.max, progress.bar.bar_style) == (3, 5, "danger")
-    assert progress.counts.value == str(progress.tally)
-    assert progress.running.value == "running: 004-d"
-    assert "ValueError: &lt;b&gt;boom" in progress.trouble.value
-    assert repr(progress).startswith("2 of 5 done")
