@@ -345,10 +345,10 @@ def sweep(
     from ghostkit.sweeps import estimate, plan_sweep, plan_table, run_sweep
 
     if dry_run:
-        from ghostkit.views.wording import table_text
-
         said, state = plan_sweep(file, folder)
-        typer.echo(f"{table_text(plan_table(state))}\n\n{estimate(state, workers or dask_local or said.workers)}")
+        typer.echo(
+            f"{plan_table(state).to_string(index=False)}\n\n{estimate(state, workers or dask_local or said.workers)}"
+        )
         return
 
     from ghostkit.sweeps.terminal import TerminalProgress
