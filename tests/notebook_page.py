@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import nbformat
-from playwright.sync_api import Page
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 PROMPTS = "[...document.querySelectorAll('.jp-Notebook .jp-InputPrompt')].map(prompt => prompt.textContent)"
 MARKS = ".mlayer path, .mlayer text, .mlayer image"  # of plotly: what the traces are drawn with
@@ -49,9 +52,13 @@ class NotebookPage:
         return figures.evaluate_all(f"figures => figures.map(figure => figure.querySelectorAll('{MARKS}').length)")
 
     def save(self) -> nbformat.NotebookNode:
-        """Save by the keyboard and return what is in the file."""
-        before = self.path.stat().st_mtime_ns
-        self.page.keyboard.press("Control+s")
-        self.page.wait_for_function("() => !document.querySelector('.jp-mod-dirty')")
-        assert self.path.stat().st_mtime_ns > before
-        return nbformat.read(self.path, as_version=4)
+        """Save by the keyboard and return what is in the file.
+
+        Plotly's renderer adds a PNG as large as the window to each figure, for readers without it; they are left out.
+        """
+        with self.page.expect_response(lambda answer: answer.request.method == "PUT" and self.path.name in answer.url):
+            self.page.keyboard.press("ControlOrMeta+s")
+        saved = nbformat.read(self.path, as_version=4)
+        for output in (output for cell in saved.cells for output in cell.get("outputs", ())):
+            output.get("data", {}).pop("image/png", None)
+        return saved

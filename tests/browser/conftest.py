@@ -11,6 +11,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import socket
 import subprocess
 import sys
@@ -25,6 +26,7 @@ import nbformat
 import pytest
 from notebook_page import NotebookPage
 
+from ghostkit import RunConfig, train
 from ghostkit.browser import find_browser
 
 if TYPE_CHECKING:
@@ -32,7 +34,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "test-results" / "browser"
-PATIENCE = 180  # seconds for whatever a slow and busy machine is slow at
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "main")
+PATIENCE = 300  # seconds for whatever a slow and busy machine is slow at
 
 SWITCHES = [
     "--disable-quic",
@@ -125,7 +128,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         "JUPYTER_TOKEN": server.token,
     }
     RESULTS.mkdir(parents=True, exist_ok=True)
-    log = RESULTS / f"jupyterlab-{os.environ.get('PYTEST_XDIST_WORKER', 'main')}.log"
+    log = RESULTS / f"jupyterlab-{WORKER}.log"
     with log.open("w") as file:
         process = subprocess.Popen(command, stdout=file, stderr=file, env=environment, cwd=server.folder)
         try:
@@ -178,6 +181,29 @@ def open_notebook(lab: Lab, page: Page) -> Iterator[Callable[..., NotebookPage]]
     yield opened
     for session in lab.ask("sessions"):
         lab.ask(f"sessions/{session['id']}", "DELETE")
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two short runs, `first` and `second`, that grew alike."""
+    folder = tmp_path_factory.mktemp("runs")
+    config = RunConfig(epochs=3, train_samples=256, test_samples=128, grow_every=0.25, probe_samples=64, device="cpu")
+    train(config, folder / "first")
+    shutil.copytree(folder / "first", folder / "second")
+    return folder
+
+
+@pytest.fixture
+def app(runs: Path) -> Iterator[str]:
+    """The address, with its token, of a running ``ghostkit app`` over those runs."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "ghostkit", "app", str(runs), "--no-browser"]
+    with (RESULTS / f"app-{WORKER}.log").open("w") as log:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+        try:
+            yield process.stdout.readline().split()[-1]
+        finally:
+            ended(process)
 
 
 def free_port() -> int:
