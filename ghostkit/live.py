@@ -125,11 +125,11 @@ class Live:
 
     def grow(self, edit: Edit) -> Future[GrowthEvent]:
         """Ask to apply ``edit``."""
-        return self.ask(lambda trainer: self._noted(trainer.grow(edit)))
+        return self.ask(lambda trainer: self._kept(trainer.grow(edit)))
 
     def undo(self, event: int = -1) -> Future[GrowthEvent]:
         """Ask to take growth event number ``event`` back; -1 is the last one that still stands."""
-        return self.ask(lambda trainer: self._noted(trainer.undo(event)))
+        return self.ask(lambda trainer: self._kept(trainer.undo(event)))
 
     def steer(self, **values: Any) -> Future[GrowthEvent | None]:
         """Ask for another policy or budget; arguments as for :meth:`ghostkit.Trainer.steer`."""
@@ -224,6 +224,11 @@ class Live:
                 now = describe(self.trainer.model, self.trainer.engine.probe[0][:1])
                 self.record.blocks = aged(self.record.blocks, now, number)
         return event
+
+    def _kept(self, event: GrowthEvent) -> GrowthEvent:
+        """Keep an event by hand in the record and, right after it, the network, as a run does after its own events."""
+        self.trainer.save()
+        return self._noted(event)
 
     def _stop(self) -> None:
         if self.state in ("training", "paused"):

@@ -13,7 +13,7 @@ from ghostkit.events import Evaluated, StepDone
 from ghostkit.growth.edits import AddBranch
 from ghostkit.live import Live, Record, attended
 
-LONG = {"epochs": 500, "grow_from": 0.0, "grow_every": 0.002, "grow_until": 0.004}
+LONG = {"epochs": 500, "evaluate_every": 0.002, "grow_from": 0.0, "grow_every": 0.002, "grow_until": 0.004}
 
 
 class Watched(Live):
@@ -92,6 +92,18 @@ def test_growth_by_hand_is_seen_in_the_blocks_and_undone_again():
     assert live.undo().result(60).undoes == 1
     assert live.record.blocks["branches"].sum() == before
     assert live.state == "ready"
+
+
+def test_the_network_after_growth_by_hand_is_kept_as_after_any_other_event(tmp_path):
+    live = Watched(Trainer(config(**LONG, when="never"), tmp_path / "run"))
+    live.start()
+    live.wait(lambda live: live.trainer.progress.step >= 2)
+    live.grow(branch_of(live)).result(60)
+    live.wait(lambda live: live.trainer.done > 0.01)  # some evaluations, and with them checkpoints, later
+    live.stop()
+    live.join(60)
+    kept = Run(tmp_path / "run").model_at(1)
+    assert (kept.event, kept.note) == (1, "")
 
 
 def test_a_stopped_run_is_saved_and_goes_on_here_or_in_another_kernel(tmp_path):
