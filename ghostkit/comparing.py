@@ -51,7 +51,8 @@ class Comparison:
             image), ``milliseconds``, ``compute`` (training MACs), ``seconds``, ``growth_events``, ``progress`` (1 for
             a run that is over), ``folder``.
         groups: one row a group, the best first: ``rank``, ``group``, the parameters, ``n`` (seeds that are over),
-            ``mean``, ``sd`` (of the sample), ``low`` and ``high`` (95 %, t, cut at 0 and 1), means of what it took, ``unfinished``.
+            ``mean``, ``sd`` (of the sample), ``low`` and ``high`` (95 %, t, cut at 0 and 1), means of what it took,
+            ``unfinished``.
         differences: one row a group but the reference: ``difference``, its 95 % interval ``low`` to ``high``,
             ``method``, ``n`` (pairs, or runs of the smaller group), ``p``, ``p_holm``, ``p_wilcoxon``, ``won``.
         reference: the group that the others are measured against; None where there is nothing to measure.
