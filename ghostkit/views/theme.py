@@ -51,7 +51,7 @@ FONT = "Inter, 'Helvetica Neue', Helvetica, Arial, 'Liberation Sans', sans-serif
 # A trace that brings its own words for each mark shows them, without plotly's box for the name of the trace.
 OWN_WORDS = "%{hovertext}<extra></extra>"
 # Where a legend stands that takes no width from the data; ``y`` says how far above.
-LEGEND_ABOVE = {"orientation": "h", "x": 0, "yanchor": "bottom", "maxheight": 400}
+LEGEND_ABOVE = {"orientation": "h", "x": 0, "yanchor": "bottom"}
 
 _AXIS = {
     "showgrid": True,
