@@ -8,12 +8,12 @@ widgets over such figures.
 
 from ghostkit.views.browsing import browse
 from ghostkit.views.candidates import candidate_scores, candidate_scores_text
+from ghostkit.views.choosing import gallery
 from ghostkit.views.comparison import closing_table, compute_accuracy, compute_accuracy_text
 from ghostkit.views.curves import training_curves, training_curves_text
 from ghostkit.views.dashboard import Dashboard
 from ghostkit.views.explorer import Explorer
 from ghostkit.views.features import feature_mosaic, feature_mosaic_text
-from ghostkit.views.gallery import gallery
 from ghostkit.views.histories import growth_histories, growth_histories_text
 from ghostkit.views.networks import (
     architecture,

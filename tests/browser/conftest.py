@@ -18,19 +18,17 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.error import URLError
 from urllib.request import Request, urlopen
 
 import nbformat
 import pytest
 from notebook_page import NotebookPage
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from ghostkit import RunConfig, train
 from ghostkit.browser import find_browser
-
-if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "test-results" / "browser"
@@ -55,22 +53,14 @@ SETTINGS = {
 }
 
 
-def missing(what: str) -> None:
-    """Skip, or fail where a browser is required."""
-    if os.environ.get("GHOSTKIT_BROWSER") == "required":
-        pytest.fail(f"{what}, and GHOSTKIT_BROWSER=required")
-    pytest.skip(f"NO BROWSER TEST IS RUN: {what}")
-
-
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[Browser]:
     path = find_browser()
     if path is None:
-        missing("no Chromium was found; `make test` tries to get one, `ghostkit doctor` says how")
-    try:
-        from playwright.sync_api import expect, sync_playwright
-    except ImportError:
-        missing("playwright is not installed; pip install playwright")
+        reason = "no Chromium was found; `make test` tries to get one, `ghostkit doctor` says how"
+        if os.environ.get("GHOSTKIT_BROWSER") == "required":
+            pytest.fail(f"{reason}, and GHOSTKIT_BROWSER=required")
+        pytest.skip(f"NO BROWSER TEST IS RUN: {reason}")
     expect.set_options(timeout=PATIENCE * 1000)
     as_root = hasattr(os, "geteuid") and os.geteuid() == 0
     with sync_playwright() as playwright:
@@ -96,21 +86,13 @@ def page(chromium: Browser, request: pytest.FixtureRequest) -> Iterator[Page]:
 
 
 @pytest.fixture(scope="session")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+def lab(chromium: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """A JupyterLab server with a folder, a token and settings of its own."""
     home = tmp_path_factory.mktemp("lab")
     for name, values in SETTINGS.items():
         path = home / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(values))
-    own = {
-        "JUPYTER_CONFIG_DIR": "config",
-        "JUPYTER_DATA_DIR": "data",
-        "JUPYTER_RUNTIME_DIR": "runtime",
-        "JUPYTERLAB_SETTINGS_DIR": "settings",
-        "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
-        "IPYTHONDIR": "ipython",
-    }
     server = Lab(home / "notebooks", free_port(), secrets.token_urlsafe(24))
     server.folder.mkdir()
     command = [
@@ -122,11 +104,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         "--LabApp.extension_manager=readonly",
         "--KernelSpecManager.kernel_dirs=[]",  # the one kernel is the Python that runs the tests
     ]
-    environment = {
-        **os.environ,
-        **{name: str(home / folder) for name, folder in own.items()},
-        "JUPYTER_TOKEN": server.token,
-    }
+    environment = own_environment(home) | {"JUPYTER_TOKEN": server.token}
     RESULTS.mkdir(parents=True, exist_ok=True)
     log = RESULTS / f"jupyterlab-{WORKER}.log"
     with log.open("w") as file:
@@ -184,7 +162,7 @@ def open_notebook(lab: Lab, page: Page) -> Iterator[Callable[..., NotebookPage]]
 
 
 @pytest.fixture(scope="session")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def runs(chromium: Browser, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with two short runs, `first` and `second`, that grew alike."""
     folder = tmp_path_factory.mktemp("runs")
     config = RunConfig(epochs=3, train_samples=256, test_samples=128, grow_every=0.25, probe_samples=64, device="cpu")
@@ -194,16 +172,26 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def app(runs: Path) -> Iterator[str]:
+def app(chromium: Browser, runs: Path, tmp_path: Path) -> Iterator[str]:
     """The address, with its token, of a running ``ghostkit app`` over those runs."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "ghostkit", "app", str(runs), "--no-browser"]
     with (RESULTS / f"app-{WORKER}.log").open("w") as log:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=log, text=True, env=own_environment(tmp_path)
+        )
         try:
             yield process.stdout.readline().split()[-1]
         finally:
             ended(process)
+
+
+def own_environment(home: Path) -> dict[str, str]:
+    """Return this environment with Jupyter's and IPython's folders in ``home``."""
+    jupyter = {name: f"JUPYTER_{name.upper()}_DIR" for name in ("config", "data", "runtime")}
+    lab = {name: f"JUPYTERLAB_{name.upper()}_DIR" for name in ("settings", "workspaces")}
+    places = {**jupyter, **lab, "ipython": "IPYTHONDIR"}
+    return {**os.environ, **{variable: str(home / folder) for folder, variable in places.items()}}
 
 
 def free_port() -> int:

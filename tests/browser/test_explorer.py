@@ -6,9 +6,7 @@ import re
 from urllib.parse import urlsplit
 
 import nbformat
-import pytest
-
-expect = pytest.importorskip("playwright.sync_api").expect
+from playwright.sync_api import expect
 
 TWIN = "() => document.querySelector('.ghostkit-mosaic .js-plotly-plot').layout.meta.text"
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import re
 
 import nbformat
-import pytest
-
-expect = pytest.importorskip("playwright.sync_api").expect
+from playwright.sync_api import expect
 
 CURVES = ".ghostkit-curves.js-plotly-plot, .ghostkit-curves .js-plotly-plot"
 # Resolves to the milliseconds from a click on an element until another one says something.
