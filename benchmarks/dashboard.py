@@ -18,7 +18,7 @@ from typing import Any
 
 import pandas as pd
 
-from ghostkit import RunConfig, Trainer, views
+from ghostkit import RunConfig, Trainer, widgets
 from ghostkit.data import load
 from ghostkit.live import Live
 
@@ -43,7 +43,7 @@ def trainings(config: RunConfig, repeats: int) -> pd.DataFrame:
     trained(Live(Trainer(config, data=data)))  # whatever is done once in a process
     times: dict[str, list[float]] = {"without": [], "with": []}
     for _ in range(repeats):
-        plain, watched = Live(Trainer(config, data=data)), views.Dashboard(Trainer(config, data=data)).live
+        plain, watched = Live(Trainer(config, data=data)), widgets.Dashboard(Trainer(config, data=data)).live
         times["without"].append(seconds(lambda live=plain: trained(live)))
         times["with"].append(seconds(lambda live=watched: trained(live)))
     ratios = [attached / alone for alone, attached in zip(times["without"], times["with"], strict=True)]
@@ -51,7 +51,7 @@ def trainings(config: RunConfig, repeats: int) -> pd.DataFrame:
     return pd.DataFrame([row | {"ratio": median(ratios), "least": min(ratios), "most": max(ratios)}])
 
 
-def long_run(dashboard: views.Dashboard, events: int, blocks: int) -> None:
+def long_run(dashboard: widgets.Dashboard, events: int, blocks: int) -> None:
     """Give a dashboard the record of a run that never was."""
     record = dashboard.live.record
     sizes = {"params": 1000, "macs": 10_000}
@@ -82,7 +82,7 @@ def long_run(dashboard: views.Dashboard, events: int, blocks: int) -> None:
 
 def redraws(events: int, blocks: int, repeats: int = 15) -> pd.DataFrame:
     """Return the milliseconds of Python that one redraw takes, by what has happened since the one before."""
-    dashboard = views.Dashboard(Trainer(RunConfig(train_samples=64, test_samples=64, probe_samples=8)))
+    dashboard = widgets.Dashboard(Trainer(RunConfig(train_samples=64, test_samples=64, probe_samples=8)))
     long_run(dashboard, events, blocks)
     dashboard.draw()
     record = dashboard.live.record

@@ -34,10 +34,10 @@ SOURCE = f"""\
 import json
 from pathlib import Path
 
-from ghostkit import views
+from ghostkit import widgets
 from ghostkit.runs import find_runs
 
-views.gallery(find_runs(json.loads(Path("{PLACES}").read_text())))"""
+widgets.gallery(find_runs(json.loads(Path("{PLACES}").read_text())))"""
 # Widgets come as scripts made in the page; what is not of this server is refused at once, icons by a CDN too.
 POLICY = (
     "default-src 'self'; script-src 'self' blob: 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "

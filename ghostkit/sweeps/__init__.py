@@ -2,7 +2,7 @@
 
 Data flows one way: the file (``definition``), the runs that it asks for (``plan``), what a folder holds of them
 (``folder``, ``record``), running what is missing (``executing``, on threads by ``local`` or on Dask by ``cluster``),
-and what comes of it (``table``, ``page``). Displays (``terminal``, ``ghostkit.views.sweeping``) are fed by ``events``.
+and what comes of it (``table``, ``page``). Displays (``terminal``, ``ghostkit.widgets.sweeping``) live on ``events``.
 """
 
 from ghostkit.sweeps.definition import SweepFile, read_sweep

@@ -2,17 +2,12 @@
 
 The figures are pure. They read the frames that a run gives (``run.metrics``, ``run.events``, ``run.candidates``,
 ``run.architecture(event)``) or the predictions of :mod:`ghostkit.predicting`, never a model, and carry their twin in
-``figure.layout.meta["text"]``. ``browse``, ``Dashboard``, ``Explorer`` and ``gallery`` alone need a kernel: they are
-widgets over such figures.
+``figure.layout.meta["text"]``. Widgets over them live in :mod:`ghostkit.widgets`.
 """
 
-from ghostkit.views.browsing import browse
 from ghostkit.views.candidates import candidate_scores, candidate_scores_text
-from ghostkit.views.choosing import gallery
 from ghostkit.views.comparison import closing_table, compute_accuracy, compute_accuracy_text
 from ghostkit.views.curves import training_curves, training_curves_text
-from ghostkit.views.dashboard import Dashboard
-from ghostkit.views.explorer import Explorer
 from ghostkit.views.features import feature_mosaic, feature_mosaic_text
 from ghostkit.views.histories import growth_histories, growth_histories_text
 from ghostkit.views.networks import (
@@ -29,8 +24,6 @@ from ghostkit.views.similarity import branch_similarity, branch_similarity_text
 from ghostkit.views.wording import percent, quantity, table_text
 
 __all__ = [
-    "Dashboard",
-    "Explorer",
     "Shown",
     "architecture",
     "architecture_replay",
@@ -38,7 +31,6 @@ __all__ = [
     "architecture_text",
     "branch_similarity",
     "branch_similarity_text",
-    "browse",
     "candidate_scores",
     "candidate_scores_text",
     "closing_table",
@@ -49,7 +41,6 @@ __all__ = [
     "difference_table",
     "feature_mosaic",
     "feature_mosaic_text",
-    "gallery",
     "growth_histories",
     "growth_histories_text",
     "parallel_parameters",

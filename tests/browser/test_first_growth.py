@@ -39,7 +39,7 @@ def test_every_cell_runs_and_every_figure_is_drawn(open_notebook):
 
 def test_a_training_is_started_stopped_grown_and_taken_back_by_hand(open_notebook):
     # Only what makes the dashboard, with a run that lasts and grows when it is told to.
-    wanted = ("ghostkit.RunConfig(", "views.Dashboard(")
+    wanted = ("ghostkit.RunConfig(", "widgets.Dashboard(")
     notebook = open_notebook("01_first_growth.ipynb", only=wanted, epochs=50_000.0, train_samples=256, when="never")
     notebook.run_all()
     assert notebook.errors() == []

@@ -8,11 +8,11 @@ import ipywidgets
 import numpy as np
 import pytest
 
-from ghostkit import views
+from ghostkit import widgets
 from ghostkit.errors import GhostkitError
 from ghostkit.predicting import Prediction
-from ghostkit.views.browsing import ORDERS, ordered, turned
 from ghostkit.views.report import PLOTLY
+from ghostkit.widgets.browsing import ORDERS, ordered, turned
 
 LOSSES = (0.4, 2.5, 0.1, float("nan"), 0.4)
 
@@ -57,7 +57,7 @@ def test_turning_stays_at_the_ends(place, by, reached):
 
 
 def test_every_control_says_what_it_is_and_what_it_does(found):
-    named = controls(views.browse(found, ("shirt", "bag"), "detection"))
+    named = controls(widgets.browse(found, ("shirt", "bag"), "detection"))
     assert list(named) == ["image", "of 5", "previous", "next", "order", "least score"]
     assert all(control.tooltip for control in named.values())
     assert tuple(named["order"].options) == ORDERS
@@ -65,7 +65,7 @@ def test_every_control_says_what_it_is_and_what_it_does(found):
 
 
 def test_the_buttons_turn_and_are_off_at_the_ends(found):
-    widget = views.browse(found[:2], ("shirt", "bag"), "detection")
+    widget = widgets.browse(found[:2], ("shirt", "bag"), "detection")
     named = controls(widget)
     assert shown(widget).startswith("image 0:")
     assert (named["previous"].disabled, named["next"].disabled) == (True, False)
@@ -79,7 +79,7 @@ def test_the_buttons_turn_and_are_off_at_the_ends(found):
 
 
 def test_another_order_begins_with_its_first_image(found):
-    widget = views.browse(found, ("shirt", "bag"), "detection")
+    widget = widgets.browse(found, ("shirt", "bag"), "detection")
     named = controls(widget)
     named["order"].value = "worst first"
     assert shown(widget).startswith("image 3:")
@@ -91,14 +91,14 @@ def test_another_order_begins_with_its_first_image(found):
 
 
 def test_the_least_score_decides_which_boxes_are_drawn(found):
-    widget = views.browse(found, ("shirt", "bag"), "detection")
+    widget = widgets.browse(found, ("shirt", "bag"), "detection")
     assert "1 bag (40 %)" in shown(widget)
     controls(widget)["least score"].value = 0.5
     assert "bag" not in shown(widget)
 
 
 def test_the_picture_is_updated_and_not_made_anew(found):
-    widget = views.browse(found, ("shirt", "bag"), "detection")
+    widget = widgets.browse(found, ("shirt", "bag"), "detection")
     output = widget.children[-1]
     controls(widget)["next"].click()
     assert widget.children[-1] is output
@@ -107,17 +107,17 @@ def test_the_picture_is_updated_and_not_made_anew(found):
 
 def test_other_tasks_have_no_least_score():
     one = Prediction(0, np.zeros((8, 8), np.uint8), 1, np.array([0.2, 0.8], np.float32), 0.2)
-    widget = views.browse([one], ("cat", "dog"), "classification")
+    widget = widgets.browse([one], ("cat", "dog"), "classification")
     assert "least score" not in controls(widget)
     assert "truth dog" in shown(widget)
 
 
 def test_nothing_to_browse_says_so():
-    widget = views.browse([], ("cat",), "classification")
+    widget = widgets.browse([], ("cat",), "classification")
     assert isinstance(widget, ipywidgets.Label)
     assert widget.value == "There are no predictions to show."
 
 
 def test_an_unknown_task_is_refused_at_once(found):
     with pytest.raises(GhostkitError, match="unknown task 'colouring'"):
-        views.browse(found, ("shirt", "bag"), "colouring")
+        widgets.browse(found, ("shirt", "bag"), "colouring")

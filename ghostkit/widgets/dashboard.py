@@ -26,12 +26,12 @@ from ghostkit.live import Live, State, attended
 from ghostkit.steering import steered
 from ghostkit.trainer import Trainer
 from ghostkit.views.candidates import candidate_scores
-from ghostkit.views.controls import button, dropdown, number, place, put, rows
 from ghostkit.views.curves import curves_drawn, training_curves
 from ghostkit.views.networks import architecture_drawn, architecture_text
 from ghostkit.views.report import CONFIG, Shown, show
 from ghostkit.views.theme import Drawn
 from ghostkit.views.wording import quantity
+from ghostkit.widgets.controls import button, dropdown, number, place, put, rows
 
 __all__ = ["Dashboard"]
 

@@ -15,8 +15,8 @@ import ipywidgets  # type: ignore[import-untyped]
 
 from ghostkit.errors import GhostkitError
 from ghostkit.predicting import Prediction
-from ghostkit.views.controls import button, dropdown, place, put, slider
 from ghostkit.views.pictures import NOTHING, predictions
+from ghostkit.widgets.controls import button, dropdown, place, put, slider
 
 __all__ = ["ORDERS", "browse", "ordered", "turned"]
 

@@ -15,7 +15,7 @@ import pytest
 from bit_for_bit import config
 
 import ghostkit
-from ghostkit import Run, Trainer, views
+from ghostkit import Run, Trainer, views, widgets
 from ghostkit.errors import GhostkitError
 from ghostkit.exploring import END, Exploration
 from ghostkit.views.report import PLOTLY
@@ -47,33 +47,33 @@ def place(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def explorer(place: Path) -> views.Explorer:
-    return views.Explorer(place / "grown", other=place / "still")
+def explorer(place: Path) -> widgets.Explorer:
+    return widgets.Explorer(place / "grown", other=place / "still")
 
 
 def everything(widget: Any) -> list[Any]:
     return [widget, *(inner for child in getattr(widget, "children", ()) for inner in everything(child))]
 
 
-def find(explorer: views.Explorer, name: str) -> Any:
+def find(explorer: widgets.Explorer, name: str) -> Any:
     """What carries the CSS class of that name, in any section."""
     widgets = [*everything(explorer), *(inner for part in explorer._sections.values() for inner in everything(part))]
     return next(widget for widget in widgets if f"ghostkit-{name}" in getattr(widget, "_dom_classes", ()))
 
 
-def choose(explorer: views.Explorer, **values: Any) -> None:
+def choose(explorer: widgets.Explorer, **values: Any) -> None:
     for name, value in values.items():
         find(explorer, name).value = value
 
 
-def shown(explorer: views.Explorer, name: str) -> str:
+def shown(explorer: widgets.Explorer, name: str) -> str:
     """The text twin of a picture; nothing where none is shown."""
     outputs = find(explorer, name).outputs
     assert all(PLOTLY in output["data"] for output in outputs)
     return "".join(output["data"]["text/plain"] for output in outputs)
 
 
-def said(explorer: views.Explorer, name: str) -> str:
+def said(explorer: widgets.Explorer, name: str) -> str:
     return html.unescape(re.sub("<[^>]*>", " ", find(explorer, name).value))
 
 
@@ -245,7 +245,7 @@ def test_two_runs_are_laid_side_by_side_at_equal_progress(explorer, place):
 
 
 def test_runs_of_the_same_folder_are_offered_without_being_given(place):
-    explorer = views.Explorer(str(place / "still"))
+    explorer = widgets.Explorer(str(place / "still"))
     choose(explorer, section="two runs")
     assert [word for word, _ in find(explorer, "other").options] == ["grown"]
     assert shown(explorer, "both").startswith("this run, the end  ")
@@ -253,7 +253,7 @@ def test_runs_of_the_same_folder_are_offered_without_being_given(place):
 
 
 def test_a_run_alone_says_what_to_give(tmp_path, place):
-    alone = views.Explorer(shutil.copytree(place / "grown", tmp_path / "alone" / "grown"))
+    alone = widgets.Explorer(shutil.copytree(place / "grown", tmp_path / "alone" / "grown"))
     choose(alone, section="two runs")
     assert "there is no other run beside this one; give one: Explorer(run, other)" in said(alone, "message")
 
@@ -284,7 +284,7 @@ def test_what_nobody_foresaw_is_told_too(explorer, monkeypatch):
 def test_a_run_that_goes_on_can_be_followed(tmp_path):
     events = iter(Trainer(config(**BLOCKS), tmp_path))
     next(events), next(events)
-    explorer = views.Explorer(tmp_path)
+    explorer = widgets.Explorer(tmp_path)
     assert [word for word, _ in find(explorer, "event").options] == ["seedling", "the end"]
     for _ in events:
         pass
@@ -296,7 +296,7 @@ def test_a_run_that_goes_on_can_be_followed(tmp_path):
 
 def test_no_run_is_refused_at_once(tmp_path):
     with pytest.raises(GhostkitError, match="holds no run"):
-        views.Explorer(tmp_path)
+        widgets.Explorer(tmp_path)
 
 
 def test_without_a_browser_the_text_of_what_is_open_is_left(explorer):
@@ -309,7 +309,7 @@ def test_without_a_browser_the_text_of_what_is_open_is_left(explorer):
 def test_other_tasks_are_explored_like_classification(task, metric, tmp_path):
     small = {"channels": 8}
     run = ghostkit.train(ghostkit.RunConfig(task=task, head_options=small, **SCENES), tmp_path / task)
-    explorer = views.Explorer(run)
+    explorer = widgets.Explorer(run)
     choose(explorer, colour="importance")
     assert "backbone.blocks.0.0" in shown(explorer, "architecture")
     choose(explorer, section="feature maps")

@@ -26,7 +26,13 @@ from ghostkit.runs import Run
 from ghostkit.views.candidates import candidate_scores
 from ghostkit.views.colouring import COLOURS
 from ghostkit.views.comparison import compute_accuracy
-from ghostkit.views.controls import (
+from ghostkit.views.features import feature_mosaic
+from ghostkit.views.histories import growth_histories
+from ghostkit.views.networks import architecture
+from ghostkit.views.pictures import predictions
+from ghostkit.views.similarity import branch_similarity
+from ghostkit.views.wording import percent, quantity, table_text
+from ghostkit.widgets.controls import (
     beside,
     button,
     choice,
@@ -39,12 +45,6 @@ from ghostkit.views.controls import (
     slider,
     stops,
 )
-from ghostkit.views.features import feature_mosaic
-from ghostkit.views.histories import growth_histories
-from ghostkit.views.networks import architecture
-from ghostkit.views.pictures import predictions
-from ghostkit.views.similarity import branch_similarity
-from ghostkit.views.wording import percent, quantity, table_text
 
 __all__ = ["Explorer"]
 

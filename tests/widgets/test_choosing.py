@@ -7,9 +7,9 @@ from pathlib import Path
 import ipywidgets
 import pytest
 
-from ghostkit import GhostkitError, Run, views
-from ghostkit.views import choosing
-from ghostkit.views.choosing import run_names
+from ghostkit import GhostkitError, Run, widgets
+from ghostkit.widgets import choosing
+from ghostkit.widgets.choosing import run_names
 
 
 def run_at(folder: Path) -> Run:
@@ -55,7 +55,7 @@ def test_runs_are_called_by_what_tells_them_apart(folders, names, tmp_path):
 
 
 def test_the_first_run_is_explored_until_another_one_is_chosen(made, tmp_path):
-    widget = views.gallery([run_at(tmp_path / name) for name in ("b", "a")])
+    widget = widgets.gallery([run_at(tmp_path / name) for name in ("b", "a")])
     (chooser,) = widget.children[0].children[0].children
     assert [label for label, _ in chooser.options] == ["b", "a"]
     assert "ghostkit-run" in chooser._dom_classes
@@ -68,7 +68,7 @@ def test_the_first_run_is_explored_until_another_one_is_chosen(made, tmp_path):
 
 
 def test_a_run_that_cannot_be_explored_says_why_and_the_others_can(made, tmp_path):
-    widget = views.gallery([run_at(tmp_path / name) for name in ("broken", "whole")])
+    widget = widgets.gallery([run_at(tmp_path / name) for name in ("broken", "whole")])
     assert shown(widget) == "it cannot be read"
     widget.children[0].children[0].children[0].label = "whole"
     assert shown(widget) == "explores whole"
@@ -76,4 +76,4 @@ def test_a_run_that_cannot_be_explored_says_why_and_the_others_can(made, tmp_pat
 
 def test_without_a_run_there_is_nothing_to_choose():
     with pytest.raises(GhostkitError, match="no run to explore; expected at least one"):
-        views.gallery([])
+        widgets.gallery([])

@@ -11,8 +11,8 @@ import ipywidgets  # type: ignore[import-untyped]
 
 from ghostkit.errors import GhostkitError
 from ghostkit.runs import Run
-from ghostkit.views.controls import dropdown, rows
-from ghostkit.views.explorer import Explorer
+from ghostkit.widgets.controls import dropdown, rows
+from ghostkit.widgets.explorer import Explorer
 
 __all__ = ["gallery", "run_names"]
 

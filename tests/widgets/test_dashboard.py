@@ -8,7 +8,7 @@ import time
 import pytest
 from bit_for_bit import config
 
-from ghostkit import Trainer, views
+from ghostkit import Trainer, widgets
 from ghostkit.errors import GhostkitError
 from ghostkit.growth.edits import AddBranch
 from ghostkit.views.report import PLOTLY, Shown
@@ -18,7 +18,7 @@ LONG = {"epochs": 500, "when": "never"}
 
 @pytest.fixture
 def dashboard():
-    made = views.Dashboard(Trainer(config(**LONG)))
+    made = widgets.Dashboard(Trainer(config(**LONG)))
     yield made
     made.live.stop()
     made.live.join(60)
@@ -146,7 +146,7 @@ def test_a_knob_that_does_not_fit_says_so_and_changes_nothing(dashboard):
 
 
 def test_a_failed_run_shows_its_traceback(monkeypatch):
-    dashboard = views.Dashboard(Trainer(config()))
+    dashboard = widgets.Dashboard(Trainer(config()))
 
     def breaks(*_batch):
         raise RuntimeError("out of <luck>")
@@ -160,7 +160,7 @@ def test_a_failed_run_shows_its_traceback(monkeypatch):
 
 
 def test_where_nobody_is_there_it_trains_to_the_end_and_leaves_a_figure(tmp_path):
-    dashboard = views.Dashboard(Trainer(config(), tmp_path / "run"))
+    dashboard = widgets.Dashboard(Trainer(config(), tmp_path / "run"))
     shown = dashboard.run_unattended()
     assert isinstance(shown, Shown)
     assert "growth event" not in shown.text.splitlines()[0]
@@ -169,14 +169,14 @@ def test_where_nobody_is_there_it_trains_to_the_end_and_leaves_a_figure(tmp_path
 
 
 def test_where_somebody_is_there_it_waits_for_them(monkeypatch):
-    monkeypatch.setattr("ghostkit.views.dashboard.attended", lambda: True)
-    dashboard = views.Dashboard(Trainer(config()))
+    monkeypatch.setattr("ghostkit.widgets.dashboard.attended", lambda: True)
+    dashboard = widgets.Dashboard(Trainer(config()))
     assert dashboard.run_unattended() is None
     assert status(dashboard).startswith("ready")
 
 
 def test_a_run_that_fails_with_nobody_there_is_an_error(monkeypatch):
-    dashboard = views.Dashboard(Trainer(config()))
+    dashboard = widgets.Dashboard(Trainer(config()))
     monkeypatch.setattr(dashboard.live.trainer, "_step", lambda *_: 1 / 0)
     with pytest.raises(GhostkitError, match="the run failed: ZeroDivisionError"):
         dashboard.train()

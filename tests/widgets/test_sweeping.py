@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ghostkit.sweeps import RunBegan, RunEnded, SweepBegan
-from ghostkit.views.sweeping import SHOWN, SweepProgress
+from ghostkit.widgets.sweeping import SHOWN, SweepProgress
 
 EVENTS = [
     SweepBegan(5, 1, 2, 8.0),
