@@ -12,7 +12,7 @@ import platform
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -184,8 +184,3 @@ def _grown(folder: Path) -> dict[str, float]:
     except (GhostkitError, OSError, ValueError, TypeError):
         pass  # a history that was cut short says nothing about the notebook
     return max(summaries, key=lambda summary: summary["growth_events"], default={})
-
-
-def as_plain(task: Task) -> dict[str, Any]:
-    """Return a task as a mapping, which any worker can read."""
-    return asdict(task)

@@ -62,13 +62,17 @@ def write_index(state: State, table: pd.DataFrame) -> Path:
     same = "; ".join(f"{name[2:]} = {table[name].iloc[0]}" for name in constant)
     title = f"Sweep of {state.plan.notebook.stem}"
     order = f"Sorted by {metric[2:]}, the largest first." if metric else "No run has published a number yet."
-    heads = ["run", "status", *(name.removeprefix("p.").removeprefix("m.") for name in columns), "links", "error"]
-    body = "\n".join(_row(state, row, columns) for row in table.to_dict("records"))
+    words = [name.removeprefix("p.").removeprefix("m.") for name in columns]
+    kinds = ["value" if pd.api.types.is_numeric_dtype(table[name]) else "word" for name in columns]
+    heads = zip(["run", "status", *words, "links", "error"], ["word", "word", *kinds, "word", "word"], strict=True)
+    body = "\n".join(_row(state, row, columns, kinds) for row in table.to_dict("records"))
     page = _PAGE.format(
         title=html.escape(title),
         summary=html.escape(f"{len(table)} runs: {summary}. {order}"),
         same=f"<p>In all runs: {html.escape(same)}</p>" if same else "",
-        heads="".join(f'<th><button type="button">{html.escape(head)}</button></th>' for head in heads),
+        heads="".join(
+            f'<th class="{kind}"><button type="button">{html.escape(head)}</button></th>' for head, kind in heads
+        ),
         body=body,
         script=_SCRIPT,
         style=_STYLE,
@@ -78,7 +82,7 @@ def write_index(state: State, table: pd.DataFrame) -> Path:
     return path
 
 
-def _row(state: State, row: dict[Any, Any], columns: Sequence[str]) -> str:
+def _row(state: State, row: dict[Any, Any], columns: Sequence[str], kinds: Sequence[str]) -> str:
     """Return one run as a row of the table."""
     name, status, stem = str(row["run"]), str(row["status"]), state.plan.notebook.stem
     links = []
@@ -88,7 +92,10 @@ def _row(state: State, row: dict[Any, Any], columns: Sequence[str]) -> str:
     cells = [
         f"<td>{html.escape(name)}</td>",
         f'<td class="{status}">{MARKS[status]} {status}</td>',
-        *(f'<td class="value">{html.escape(_worded(column, row[column]))}</td>' for column in columns),
+        *(
+            f'<td class="{kind}">{html.escape(_worded(column, row[column]))}</td>'
+            for column, kind in zip(columns, kinds, strict=True)
+        ),
         f"<td>{' '.join(links)}</td>",
         f'<td class="error">{html.escape(str(row["error"] or ""))}</td>',
     ]
@@ -112,7 +119,7 @@ body { margin: 0 auto; padding: 24px; color: #22272e; background: white;
 h1 { font-size: 26px; margin: 8px 0; } a { color: #0072b2; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-size: 13.5px; font-variant-numeric: tabular-nums; }
 th, td { padding: 4px 12px 4px 0; text-align: left; border-bottom: 1px solid #e8ebef; white-space: nowrap; }
-th { border-color: #b4bcc6; } td.value { text-align: right; } td.error { white-space: normal; max-width: 46em; }
+th { border-color: #b4bcc6; } .value { text-align: right; } td.error { white-space: normal; max-width: 46em; }
 th button { font: inherit; font-weight: 600; border: 0; background: none; padding: 0; cursor: pointer; color: inherit; }
 .done { color: #00704f; } .failed { color: #b23b00; } .interrupted { color: #7a5b00; } .missing { color: #66707c; }
 """
