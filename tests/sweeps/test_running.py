@@ -17,7 +17,9 @@ import pytest
 import yaml
 from misbehaving import MISBEHAVE, PARAMETERS, PUBLISH, alive, pid_in, record_in, run_folder, wait_for
 from nbformat.v4 import new_code_cell, new_notebook
+from typer.testing import CliRunner, Result
 
+from ghostkit.cli import app
 from ghostkit.sweeps import SweepResult, run_sweep
 from ghostkit.sweeps.table import CLOCK
 
@@ -195,14 +197,17 @@ def noted(note: Path) -> int:
 # The command
 
 
-def test_the_dry_run_prints_the_plan_and_runs_nothing(here, write_sweep, start):
-    path = write_sweep(grid={"a": [1, 2]})
-    command = start(path, "--dry-run")
-    shown, _ = command.communicate()
-    assert command.returncode == 0
-    assert "001-a-1" in shown
-    assert "2 runs of a.ipynb, 0 done, 2 to do" in shown
-    assert "time needed: unknown until one has finished" in shown
+def invoke(*words: object) -> Result:
+    """`ghostkit sweep`, in this process, which has imported everything already."""
+    return CliRunner().invoke(app, ["sweep", *map(str, words)])
+
+
+def test_the_dry_run_prints_the_plan_and_runs_nothing(here, write_sweep):
+    result = invoke(write_sweep(grid={"a": [1, 2]}), "--dry-run")
+    assert result.exit_code == 0
+    assert "001-a-1" in result.stdout
+    assert "2 runs of a.ipynb, 0 done, 2 to do" in result.stdout
+    assert "time needed: unknown until one has finished" in result.stdout
     assert not (here / "runs").exists()
 
 
@@ -216,20 +221,18 @@ def test_the_dry_run_prints_the_plan_and_runs_nothing(here, write_sweep, start):
         ({"colour": "red"}, "unknown key 'colour'"),
     ],
 )
-def test_what_the_user_can_mend_is_one_line_and_status_2(here, write_sweep, write_notebook, start, said, message):
+def test_what_the_user_can_mend_is_one_line_and_status_2(here, write_sweep, write_notebook, said, message):
     write_notebook(path="b.ipynb", parameters=None)
-    command = start(write_sweep(**said))
-    shown, errors = command.communicate()
-    assert (command.returncode, shown, errors.count("\n")) == (2, "", 1)
-    assert message in errors
+    result = invoke(write_sweep(**said))
+    assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (2, "", 1)
+    assert message in result.stderr
     assert not (here / "runs").exists()
 
 
-def test_a_failed_run_makes_the_status_1_and_tells_its_error(write_sweep, start):
-    command = start(write_sweep(list=[{"a": 1}, {"mode": "fail"}], workers=2))
-    shown, errors = command.communicate()
-    assert command.returncode == 1
-    assert "1 of 2 runs are done" in shown
-    assert "-mode-fail: failed: ValueError: two lines" in errors
-    assert "the same command runs again what is not done" in errors
-    assert "0 of 2 done" in errors
+def test_a_failed_run_makes_the_status_1_and_tells_its_error(write_sweep):
+    result = invoke(write_sweep(list=[{"a": 1}, {"mode": "fail"}], workers=2))
+    assert result.exit_code == 1
+    assert "1 of 2 runs are done" in result.stdout
+    assert "-mode-fail: failed: ValueError: two lines" in result.stderr
+    assert "the same command runs again what is not done" in result.stderr
+    assert "0 of 2 done" in result.stderr
