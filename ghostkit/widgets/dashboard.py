@@ -64,7 +64,7 @@ class Dashboard(ipywidgets.VBox):
         self._controls = _controls(trainer)
         self._status, self._message = ipywidgets.HTML(), ipywidgets.HTML()
         self._bar = ipywidgets.FloatProgress(min=0, max=1, layout={"width": "98%"}, tooltip="Share of the run done")
-        self._curves = go.FigureWidget(training_curves(pd.DataFrame(), None))
+        self._curves = go.FigureWidget(training_curves(pd.DataFrame(), None).update_layout(autosize=True))
         self._curves._config = CONFIG
         self._blocks, self._scores = place(240), place()
         self._looked_at = self._drawn_at = self._drawn_for = 0.0

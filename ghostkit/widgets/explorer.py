@@ -220,7 +220,7 @@ class Explorer(ipywidgets.VBox):
             there = self.other.event_at(self.explored.progress(event))
             pair = [(now, f"{named}, this run"), (self.other.architecture(there, weighed), f"{_named(there)}, other")]
         else:
-            earlier = 0 if event in (0, END) else event - 1  # the last event has the blocks that the end has
+            earlier = max((self.explored.events if event == END else event) - 1, 0)
             number = {"before": earlier, "seedling": 0, "end": END}[with_what]
             pair = [(now, named), (self.explored.architecture(number, weighed), _named(number))]
             pair = pair if with_what == "end" else pair[::-1]
