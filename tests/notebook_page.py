@@ -49,13 +49,7 @@ class NotebookPage:
         return figures.evaluate_all(f"figures => figures.map(figure => figure.querySelectorAll('{MARKS}').length)")
 
     def save(self) -> nbformat.NotebookNode:
-        """Save by the keyboard and return what is in the file.
-
-        Plotly's renderer adds a PNG as large as the window to each figure, for readers without it; they are left out.
-        """
+        """Save by the keyboard and return what is in the file, with the PNG that the renderer adds to each figure."""
         with self.page.expect_response(lambda answer: answer.request.method == "PUT" and self.path.name in answer.url):
             self.page.keyboard.press("ControlOrMeta+s")
-        saved = nbformat.read(self.path, as_version=4)
-        for output in (output for cell in saved.cells for output in cell.get("outputs", ())):
-            output.get("data", {}).pop("image/png", None)
-        return saved
+        return nbformat.read(self.path, as_version=4)
