@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 
 from ghostkit.data import ImageData
-from ghostkit.data import load as load_data
 from ghostkit.errors import GhostkitError
 from ghostkit.growth.history import History
 from ghostkit.inspecting import Part, feature_maps, importance, layers, parts, similarity, switched_off
 from ghostkit.metrics import metric_of
 from ghostkit.predicting import Prediction, predict
 from ghostkit.runs import KeptNetwork, Run, architectures, gained
+from ghostkit.start import images_of
 from ghostkit.tasks import TASKS
 
 __all__ = ["END", "Exploration"]
@@ -68,15 +68,7 @@ class Exploration:
             GhostkitError: if they are not found.
         """
         if self._data is None:
-            config = self.run.config
-            self._data = load_data(
-                config.data,
-                config.data_root,
-                task=config.task,
-                train_samples=config.train_samples,
-                test_samples=config.test_samples,
-                size=config.size,
-            )
+            self._data = images_of(self.run.config)
         return self._data
 
     @property

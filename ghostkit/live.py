@@ -23,7 +23,7 @@ from ghostkit.errors import GhostkitError
 from ghostkit.events import Evaluated, Event, Finished, Grown, StepDone
 from ghostkit.growth.edits import Edit
 from ghostkit.growth.history import GrowthEvent, history_of
-from ghostkit.runs import Run, architecture, event_row, events_frame, metrics_frame
+from ghostkit.runs import Run, architectures, event_row, events_frame, metrics_frame
 from ghostkit.trainer import Trainer
 
 __all__ = ["Live", "Record", "State", "attended"]
@@ -57,11 +57,10 @@ class Record:
     def of(cls, trainer: Trainer) -> Record:
         """Return what a run has come to before it goes on: nothing, or what its folder holds."""
         history = history_of(trainer.model)
-        first = architecture(history, 0)
-        blocks = architecture(history, len(history.events)) if history.events else first
+        first, *later = architectures(history)
         metrics = [] if trainer.run is None else Run(trainer.run.folder).metrics.to_dict("records")
         events = [event_row(*numbered) for numbered in enumerate(history.events, start=1)]
-        return cls(metrics, events, blocks, first)
+        return cls(metrics, events, later[-1] if later else first, first)
 
     def metrics_frame(self) -> pd.DataFrame:
         """Return the measurements as :attr:`ghostkit.Run.metrics` does."""

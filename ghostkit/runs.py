@@ -417,24 +417,29 @@ def gained(history: History, last: int, blocks: Iterable[str]) -> list[float]:
     events = history.events[:last]
     back = {event.undoes for event in events}
     gains = dict.fromkeys(blocks, 0.0)
+    paths: list[str] = []  # of the seedling's layers, once they are needed
     for number, event in enumerate(events, start=1):
         predicted = {row["edit"]: row["gain"] for row in event.candidates if row["chosen"]}
         inverses: list[Edit | None] = [*reversed(event.inverse)] or [None] * len(event.edits)
         for edit, inverse in zip(event.edits, inverses, strict=False):
             # Only what takes a new block back knows its name.
             site = f"{inverse.site}.{inverse.block}" if isinstance(inverse, RemoveBlock) else edit.site
-            block = _block_of(site, gains, history)
+            block = _block_of(site, gains)
+            if block is None:
+                paths = paths or [path for path, _ in rebuild(replace(history, events=[])).named_modules()]
+                block = _end_of(site, gains, paths)
             if block in gains and number not in back:
                 gains[block] += float(predicted.get(str(edit), 0.0))
     return list(gains.values())
 
 
-def _block_of(site: str, blocks: Iterable[str], history: History) -> str:
-    """Return the block that a site lies in; ``stem`` or ``head`` where it lies before all blocks or behind."""
-    inside = [block for block in blocks if f"{site}.".startswith(f"{block}.")]
-    if inside:
-        return max(inside, key=len)
-    paths = [path for path, _ in rebuild(replace(history, events=[])).named_modules()]
+def _block_of(site: str, blocks: Iterable[str]) -> str | None:
+    """Return the block that a site lies in, if any."""
+    return max((block for block in blocks if f"{site}.".startswith(f"{block}.")), key=len, default=None)
+
+
+def _end_of(site: str, blocks: Iterable[str], paths: list[str]) -> str:
+    """Return ``stem`` or ``head``, as a site lies before all blocks or behind; ``paths`` are the seedling's layers."""
     first = next((number for number, path in enumerate(paths) if path in set(blocks)), len(paths))
     return "stem" if site in paths and paths.index(site) < first else "head"
 

@@ -13,12 +13,29 @@ from torch import Tensor, nn
 from ghostkit.checkpoint import load
 from ghostkit.config import RunConfig
 from ghostkit.data import ImageData
+from ghostkit.data import load as load_data
 from ghostkit.errors import GhostkitError
 from ghostkit.growth.grow import rebuild
 from ghostkit.growth.history import History, history_of
 from ghostkit.nn.zoo import build, head_of, load_weights, published_names, read_weights, with_own_head
 
-__all__ = ["network_of", "starting_network"]
+__all__ = ["images_of", "network_of", "starting_network"]
+
+
+def images_of(config: RunConfig) -> ImageData:
+    """Return the images that a run of ``config`` learns from and is tested on.
+
+    Raises:
+        GhostkitError: if they are not found, or do not fit.
+    """
+    return load_data(
+        config.data,
+        config.data_root,
+        task=config.task,
+        train_samples=config.train_samples,
+        test_samples=config.test_samples,
+        size=config.size,
+    )
 
 
 def network_of(config: RunConfig, data: ImageData) -> nn.Module:

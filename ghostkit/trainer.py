@@ -24,7 +24,6 @@ from ghostkit.checks import check_accepts, check_can_grow, never_due, one_image
 from ghostkit.config import RunConfig
 from ghostkit.costs import TRAINING_PASS, head_macs, head_sizes, latency, macs
 from ghostkit.data import ImageData, Split, batch_count, batches
-from ghostkit.data import load as load_data
 from ghostkit.data.splits import resized
 from ghostkit.devices import OPTIMIZERS, fix_threads, make_fabric, make_optimizer, move_state
 from ghostkit.engine import Engine
@@ -45,7 +44,7 @@ from ghostkit.growth.rates import NewcomerRates
 from ghostkit.progress import Progress
 from ghostkit.resuming import gathered, put_back
 from ghostkit.runs import Run, RunFolder
-from ghostkit.start import network_of
+from ghostkit.start import images_of, network_of
 from ghostkit.steering import differing, follow, steered
 from ghostkit.tasks import TASKS, Scores
 
@@ -73,14 +72,7 @@ class Trainer:
     def __init__(self, config: RunConfig, folder: str | Path | None = None, data: ImageData | None = None) -> None:
         self.config = config
         self.task = TASKS[config.task]
-        self.data = data or load_data(
-            config.data,
-            config.data_root,
-            task=config.task,
-            train_samples=config.train_samples,
-            test_samples=config.test_samples,
-            size=config.size,
-        )
+        self.data = data or images_of(config)
         self.fabric = make_fabric(config)
         self.loss = self.task.loss(config.label_smoothing)
         self.progress = Progress()

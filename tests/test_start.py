@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import ghostkit
 from ghostkit import GhostkitError, RunConfig, Trainer
-from ghostkit import trainer as trainer_module
+from ghostkit import start as start_module
 from ghostkit.data import ImageData, Split
 from ghostkit.events import Finished, StepDone
 from ghostkit.growth import AddBlock, AddBranch, AddIntrinsic, WidenStage, grow, history_of
@@ -258,7 +258,7 @@ def test_images_can_be_handed_over_instead_of_a_name(colours, tmp_path, monkeypa
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("data was loaded")
 
-    monkeypatch.setattr(trainer_module, "load_data", refuse)
+    monkeypatch.setattr(start_module, "load_data", refuse)
     options = {"epochs": 2, "grow_from": 0.25, "grow_until": 0.75, "grow_every": 0.5, "evaluate_every": 0.25}
     settings = RunConfig(data="never looked at", batch_size=20, probe_samples=32, device="cpu", **options)
     events = list(Trainer(settings, tmp_path, data=colours))

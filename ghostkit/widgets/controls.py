@@ -38,14 +38,13 @@ def button(label: str, tooltip: str, icon: str = "", **look: Any) -> ipywidgets.
 
 def dropdown(label: str, tooltip: str, options: Sequence[Any], **look: Any) -> ipywidgets.Dropdown:
     """Return a list to choose one from: words, or pairs of a word and a value."""
-    # A dropdown with a description does not show its tooltip (ipywidgets 8.1), so the description brings its own.
-    return ipywidgets.Dropdown(
-        options=options,
-        description=f'<span title="{tooltip}">{label}</span>',
-        description_allow_html=True,
-        tooltip=tooltip,
-        **look,
-    )
+    return ipywidgets.Dropdown(options=options, **_named(label, tooltip), **look)
+
+
+def _named(label: str, tooltip: str) -> dict[str, Any]:
+    """Return the label of a control that has a description and would not show its tooltip (ipywidgets 8.1)."""
+    label = f'<span title="{tooltip}">{label}</span>'
+    return {"description": label, "description_allow_html": True, "tooltip": tooltip}
 
 
 def slider(label: str, tooltip: str, low: int, high: int, value: int, **look: Any) -> ipywidgets.IntSlider:
@@ -110,9 +109,7 @@ def number(label: str, tooltip: str, value: float, **look: Any) -> ipywidgets.Fl
     """Return a field for a number, which tells its value when it is left or Enter is pressed."""
     return ipywidgets.FloatText(
         value,
-        description=f'<span title="{tooltip}">{label}</span>',
-        description_allow_html=True,
-        tooltip=tooltip,
+        **_named(label, tooltip),
         continuous_update=False,
         layout={"width": "170px"},
         style={"description_width": "50px"},

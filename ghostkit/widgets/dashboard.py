@@ -117,13 +117,13 @@ class Dashboard(ipywidgets.VBox):
     def _told(self, event: Event | None) -> None:
         """Draw, in the training thread, what an event changed, if it is time to."""
         now = time.perf_counter()
-        urgent = event is None or not isinstance(event, StepDone)
-        if not urgent and now - self._looked_at < SECONDS:
+        if isinstance(event, StepDone) and now - self._looked_at < SECONDS:
             return
         self._looked_at = now
-        self._tell_status()
         if self.live.state != "training" or now - self._drawn_at >= max(SECONDS, self._drawn_for / SHARE):
             self.draw()
+        else:
+            self._tell_status()
 
     def draw(self) -> None:
         """Draw everything that is new."""
