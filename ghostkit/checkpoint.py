@@ -100,6 +100,14 @@ def laid_out_channels_last(tensor: Tensor) -> bool:
     return tensor.stride() == last != plain
 
 
+def lay_out(model: nn.Module, channels_last: Iterable[str]) -> None:
+    """Give the named parameters of ``model`` strides of channels-last, and all others plain ones; values are lost."""
+    lying = {model.get_parameter(name) for name in channels_last}
+    for parameter in model.parameters():
+        format_ = torch.channels_last if parameter in lying else torch.contiguous_format
+        parameter.data = torch.empty_like(parameter.data, memory_format=format_)
+
+
 def stored(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return contiguous copies of ``tensors`` on the CPU, as safetensors wants them."""
     return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
@@ -131,9 +139,7 @@ def load(folder: str | Path, optimizer: MakeOptimizer | None = None, host: nn.Mo
     if sample is not None:
         model.to(dtype=sample.dtype)
     try:
-        for name in manifest.get("channels_last", ()):
-            parameter = model.get_parameter(name)
-            parameter.data = torch.empty_like(parameter.data, memory_format=torch.channels_last)
+        lay_out(model, manifest.get("channels_last", ()))
         model.load_state_dict(weights)
     except (RuntimeError, AttributeError, TypeError) as error:
         raise GhostkitError(f"the weights in {str(folder)!r} do not fit the network of its history: {error}") from None

@@ -218,6 +218,11 @@ class GhostModule(nn.Module):
         """Number of ghost maps that are computed, whether or not the output is cut off."""
         return sum(operation.ghosts for _, operation in self.operations())
 
+    @property
+    def made(self) -> int:
+        """Number of maps that are computed, intrinsic ones and ghosts."""
+        return self.intrinsic_channels + self.ghosts
+
     def branches(self) -> dict[int, int]:
         """Return the number of branches of each kernel size (kernel side in pixels -> count)."""
         return {operation.kernel_size: operation.branches for _, operation in self.operations()}
@@ -342,4 +347,16 @@ class GhostBottleneck(nn.Module):
             hidden = self.bn_dw(self.conv_dw(hidden))
         if self.se is not None:
             hidden = self.se(hidden)
-        return self.ghost2(hidden) + self.shortcut(x)
+        maps, shortcut = self.ghost2(hidden), self.shortcut(x)
+        in_place = is_own(maps, self.ghost2) and maps.dtype == shortcut.dtype
+        return maps.add_(shortcut) if in_place else maps + shortcut
+
+
+def is_own(maps: Tensor, module: GhostModule) -> bool:
+    """Return whether nobody but the caller holds the ``maps`` that ``module`` has just made: they may be written over.
+
+    A tensor of its own comes out where intrinsic and ghost maps were concatenated and none was cut off. Hooks may keep
+    what they are shown, and a tracer's maps are no tensor.
+    """
+    held = module._forward_hooks or module._backward_hooks or module._backward_pre_hooks or module.attention
+    return isinstance(maps, Tensor) and not held and module.ghosts > 0 and module.out_channels == module.made

@@ -94,7 +94,7 @@ def build(
     head_options: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> nn.Module:
-    """Return the network called ``name``, ready to train and to grow.
+    """Return the network called ``name``, ready to train and to grow; its weights lie in memory as channels-last.
 
     Args:
         name: one of :func:`names`, such as ``"seedling"`` or ``"ghostnet_100"``.
@@ -146,7 +146,7 @@ def build(
             raise GhostkitError(f"build({name!r}, task={task!r}, head_options={head_options!r}): {error}") from None
         recipe |= {"task": task, "head": choices.pop("head"), "head_options": choices}
     object.__setattr__(model, "recipe", recipe)  # plain data, no part of the network
-    return model
+    return model.to(memory_format=torch.channels_last)  # in which depthwise convolutions and BN are faster
 
 
 def with_own_head(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
