@@ -91,6 +91,6 @@ def never_due(config: RunConfig, steps: int) -> str | None:
     return None
 
 
-def one_image(data: ImageData, device: torch.device) -> Tensor:
+def one_image(data: ImageData) -> Tensor:
     """Return one image (1, C, H, W) of the data."""
-    return data.test.images(torch.arange(1)).to(device)
+    return data.test.images(torch.arange(1))

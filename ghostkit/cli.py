@@ -167,14 +167,16 @@ def train(
 ) -> None:
     """Train and grow without a notebook; a run that was cut short goes on by the same command.
 
+    Several processes train one run together: torchrun --nproc-per-node 2 -m ghostkit train first.yaml
+
     The file holds parameters of RunConfig; those that it leaves out keep their defaults.
 
     Example: ghostkit train first.yaml -p data fashion-mnist -p epochs 3
     """
+    from ghostkit.processes import is_first
     from ghostkit.tracking import make_logger
-    from ghostkit.unattended import check_one_process, configured, folder_for, train_and_tell
+    from ghostkit.unattended import configured, folder_for, train_and_tell
 
-    check_one_process()
     chosen = configured(config, map(_pair, parameters or []))
     place = folder or folder_for(config, chosen)
     loggers = [make_logger(name, place) for name in tracker or []]
@@ -187,7 +189,8 @@ def train(
             err=True,
         )
         raise typer.Exit(130) from None
-    typer.echo(f"{done}\nrun       {_near(place)}")
+    if is_first():
+        typer.echo(f"{done}\nrun       {_near(place)}")
 
 
 @app.command()

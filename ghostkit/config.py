@@ -135,6 +135,10 @@ class RunConfig(BaseModel):
     threads: int | None = Field(
         None, ge=1, description="CPU threads; None: one for a small seedling, PyTorch's own number otherwise"
     )
+    micro_batches: int = Field(
+        1, ge=1, description="parts that a batch is taken in, one after the other; BN sees each by itself"
+    )
+    compile: bool = Field(False, description="compile the network, block by block; worth it for long runs only")
     precision: str = Field("32-true", description="a precision of lightning-fabric: 32-true, bf16-mixed, ...")
     evaluate_every: float = Field(0.05, gt=0, le=1, description="share of the run between two evaluations")
     keep_checkpoints: int = Field(2, ge=1, description="checkpoints kept besides those at growth events")

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
+import os
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.strategies import DDPStrategy
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ghostkit.config import RunConfig
 from ghostkit.errors import GhostkitError
+from ghostkit.processes import process_count
 
-__all__ = ["OPTIMIZERS", "fix_threads", "make_fabric", "make_optimizer", "move_state"]
+__all__ = ["OPTIMIZERS", "as_precise", "fix_threads", "make_fabric", "make_optimizer", "move_state"]
 
 OPTIMIZERS: dict[str, Any] = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 # A batch of fewer MACs than this is faster on one thread: waiting for a second one takes longer than the work.
@@ -34,7 +39,7 @@ def fix_threads(config: RunConfig, device: torch.device, batch_macs: Callable[[]
 
 
 def make_fabric(config: RunConfig) -> Fabric:
-    """Return lightning-fabric for the configured device and precision.
+    """Return lightning-fabric for the configured device and precision, and for the processes that there are.
 
     Raises:
         GhostkitError: if this machine does not have them.
@@ -42,12 +47,35 @@ def make_fabric(config: RunConfig) -> Fabric:
     accelerator = config.device
     if accelerator == "auto":
         accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+    processes = process_count()
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", processes))  # of those that share the machine
+    strategy: Any = DDPStrategy(**own_statistics()) if processes > 1 else "auto"
     try:
-        return Fabric(accelerator=accelerator, devices=1, precision=config.precision)  # type: ignore[arg-type]
+        fabric = Fabric(
+            accelerator=accelerator,
+            devices=here,
+            num_nodes=processes // here,
+            strategy=strategy,
+            precision=config.precision,  # type: ignore[arg-type]
+        )
+        if processes > 1:
+            fabric.launch()
+        return fabric
     except Exception as error:  # fabric raises ValueError, RuntimeError and an exception of its own
         raise GhostkitError(
             f"device={config.device!r} with precision={config.precision!r} cannot be used: {error}"
         ) from None
+
+
+def as_precise(fabric: Fabric, model: nn.Module) -> nn.Module:
+    """Return ``model`` on the device, with numbers as wide as the precision stores them."""
+    return fabric.strategy.precision.convert_module(model.to(fabric.device))
+
+
+def own_statistics() -> dict[str, Any]:
+    """Return what lets each process keep BN statistics of its own until the network is looked at."""
+    known = inspect.signature(DistributedDataParallel).parameters  # which calls it otherwise from one version on
+    return {"forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False}
 
 
 def move_state(optimizer: torch.optim.Optimizer) -> None:

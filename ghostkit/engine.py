@@ -57,6 +57,7 @@ class Engine:
         seedling: what the network cost before it grew; measured when None.
         snapshot: the network from before the event that is being watched.
         spent: MACs that scoring and measuring took since they were last collected.
+        agree: what all processes take for a value that each of them has found.
     """
 
     model: nn.Module
@@ -74,6 +75,7 @@ class Engine:
     seedling: dict[str, float] | None = None
     snapshot: Snapshot | None = None
     spent: float = 0.0
+    agree: Callable[[Any], Any] = lambda value: value
 
     def __post_init__(self) -> None:
         self.params, self.macs = params(self.model), macs(self.model, self.probe[0])
@@ -129,6 +131,7 @@ class Engine:
             frame, choice = pd.DataFrame({"edit": []}), Choice((), f"no growth: {error}")
         rows = tuple(plain_rows(frame, choice.rows))
         edits = in_order(frame, choice.rows)
+        edits, rows, choice, loss, self.state = self.agree((edits, rows, choice, loss, self.state))
         sprouting = self.policy.where == "sprout"
         if edits and (sprouting or self.policy.roll_back is not None):
             self.state.settle_at = min(progress + self.policy.window, 1.0)
@@ -183,7 +186,7 @@ class Engine:
         snapshot, self.snapshot = self.snapshot, None
         number = int(self.state.settling or 0)
         last = history_of(self.model).events[number - 1]
-        loss, limit = self._probe_loss(), self.policy.roll_back
+        loss, limit = self.agree(self._probe_loss()), self.policy.roll_back
         if snapshot is None or limit is None or last.loss_before is None or loss <= last.loss_before + limit:
             return None
         started, before = time.perf_counter(), self.costs()
@@ -211,6 +214,7 @@ class Engine:
             without = copy.deepcopy(self.model)
             apply_edits(without, [inverse], None, None, None, self.generator)
             earned.append((self._probe_loss(without) - loss, price[str(edit)], inverse))
+        earned = self.agree(earned)
         self.spent += len(earned) * self.macs * len(self.probe[0])
         assert self.seedling is not None
         allowance = self.policy.share * self.budget.room(self.seedling).get(unit, float("inf"))

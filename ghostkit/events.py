@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from ghostkit.growth.history import GrowthEvent
 from ghostkit.metrics import METRICS, metric_of
 from ghostkit.tasks import Scores
@@ -24,12 +22,12 @@ class StepDone:
     Args:
         step: steps taken so far.
         progress: share of the run done, 0 to 1.
-        loss: loss of the step's batch, in nats, still on the device.
+        loss: loss of the step's batch, in nats.
     """
 
     step: int
     progress: float
-    loss: Tensor
+    loss: float
 
 
 @dataclass(frozen=True)

@@ -202,7 +202,7 @@ class Live:
     def _see(self, event: Event) -> None:
         """Keep in the record what ``event`` says, and pass it on."""
         if isinstance(event, StepDone):
-            self._sum, self._count = self._sum + float(event.loss), self._count + 1
+            self._sum, self._count = self._sum + event.loss, self._count + 1
             if not self.record.steps or self.trainer.done - self._kept_at >= 1 / POINTS:
                 self.record.steps.append((self.trainer.epoch, self._sum / self._count))
                 self._sum, self._count, self._kept_at = 0.0, 0, self.trainer.done

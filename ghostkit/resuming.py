@@ -36,9 +36,10 @@ def gathered(trainer: Trainer) -> tuple[dict[str, Any], dict[str, Tensor]]:
         "budget": asdict(engine.budget),
         "seedling": engine.seedling,
         "changed": trainer.changed,
+        "parts": trainer.parts,
         "metrics": 0 if trainer.run is None else trainer.run.metrics_written,
     }
-    tensors = {"growth_random": engine.generator.get_state(), "random": trainer.random_state}
+    tensors = {"growth_random": engine.generator.get_state()}
     if trainer.average is not None:
         tensors |= prefixed("average/", trainer.average.state_dict())
     if engine.rates is not None:
@@ -66,7 +67,7 @@ def put_back(trainer: Trainer, checkpoint: Path) -> int:
         engine.budget = Budget(**state["budget"])
         engine.seedling = state["seedling"]
         engine.generator.set_state(tensors["growth_random"])
-        trainer.random_state = tensors["random"]
+        trainer.parts = trainer.stepper.parts = max(trainer.stepper.parts, int(state.get("parts", 1)))
         if trainer.average is not None:
             trainer.average.load_state_dict(part(tensors, "average/"))
         if engine.rates is not None:

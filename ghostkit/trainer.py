@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from ghostkit.config import RunConfig
 from ghostkit.costs import TRAINING_PASS, head_macs, head_sizes, latency, macs
 from ghostkit.data import ImageData, Split, batch_count, batches
 from ghostkit.data.splits import resized
-from ghostkit.devices import OPTIMIZERS, fix_threads, make_fabric, make_optimizer, move_state
+from ghostkit.devices import OPTIMIZERS, as_precise, fix_threads, make_fabric, make_optimizer, move_state
 from ghostkit.engine import Engine
 from ghostkit.errors import GhostkitError
 from ghostkit.events import CheckpointSaved, Evaluated, Event, Finished, Grown, StepDone
@@ -41,11 +42,13 @@ from ghostkit.growth.policy import (
     side_share,
 )
 from ghostkit.growth.rates import NewcomerRates
+from ghostkit.processes import agreed, average_statistics, check_shares
 from ghostkit.progress import Progress
 from ghostkit.resuming import gathered, put_back
 from ghostkit.runs import Run, RunFolder
 from ghostkit.start import images_of, network_of
 from ghostkit.steering import differing, follow, steered
+from ghostkit.stepping import LEAST, Stepper
 from ghostkit.tasks import TASKS, Scores
 
 __all__ = ["Trainer", "train"]
@@ -77,28 +80,30 @@ class Trainer:
         self.loss = self.task.loss(config.label_smoothing)
         self.progress = Progress()
         self.changed: dict[str, Any] = {}  # what was steered by hand since the start
-        self.random_state = torch.Generator().manual_seed(config.seed + 3).get_state()
+        self.parts = config.micro_batches  # that a batch is taken in; more of them once memory has run out
         self._small_macs: tuple[tuple[int, ...], int] | None = None
         self._worth_saving = False  # something was measured or grown, perhaps by hand, that no checkpoint knows of
-        self.run = None if folder is None else RunFolder(folder)
-        checkpoint = None if self.run is None else self.run.begin(config)
+        check_shares(len(self.data.train), config.batch_size, config.micro_batches, self.fabric.world_size, LEAST)
+        self.run = None if folder is None or self.fabric.global_rank else RunFolder(folder)
+        checkpoint = agreed(self.fabric, None if self.run is None else self.run.begin(config))
         if checkpoint is None:
             model = network_of(config, self.data)
             optimizer = make_optimizer(config, model)
         else:
             model, optimizer = load(checkpoint, OPTIMIZERS[config.optimizer])
         # Surgery works on the raw model and optimizer; the wrappers see the same parameters, which keep their identity.
-        self.model: nn.Module = model.to(self.fabric.device)
+        self.model: nn.Module = as_precise(self.fabric, model)
         self.optimizer: torch.optim.Optimizer = optimizer
         move_state(optimizer)
-        check_accepts(self.model, self.task, config, self.data, one_image(self.data, self.fabric.device))
+        check_accepts(self.model, self.task, config, self.data, self._images(one_image(self.data)))
         fix_threads(
             config,
             self.fabric.device,
             lambda: self._batch_macs(model if checkpoint is None else network_of(config, self.data)),
         )
-        self._wrapped, self._stepper = self.fabric.setup(self.model, self.optimizer)
-        self._wrapped.train()  # measuring puts it into eval mode for its own time only
+        self.stepper = Stepper(
+            self.fabric, self.model, self.optimizer, self.loss, config.seed, config.micro_batches, config.compile
+        )
         self.average = None if config.ema is None else moving_average(self.model, config.ema)
         rates = None
         if config.warm_up or config.newcomer_rate != "constant":
@@ -114,6 +119,7 @@ class Trainer:
             torch.Generator().manual_seed(config.seed + 1),
             average=self.average,
             rates=rates,
+            agree=partial(agreed, self.fabric),
         )
         if checkpoint is None:
             self._set_budget()
@@ -123,8 +129,9 @@ class Trainer:
             if reason is not None:
                 self.engine.note(reason, **self._moment())
         else:
-            assert self.run is not None
-            self.run.cut_metrics(put_back(self, checkpoint))
+            rows = put_back(self, checkpoint)
+            if self.run is not None:
+                self.run.cut_metrics(rows)
         self._write_history()
 
     # -- the loop ----------------------------------------------------------------------------------------------------
@@ -223,40 +230,31 @@ class Trainer:
 
     def _on_device(self, pairs: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
         for images, targets in pairs:
-            yield images.to(self.fabric.device), targets.to(self.fabric.device)
+            yield self._images(images), targets.to(self.fabric.device)
 
-    def _step(self, images: Tensor, targets: Tensor) -> Tensor:
+    def _images(self, images: Tensor) -> Tensor:
+        """Return images where and as the network takes them."""
+        return images.to(self.fabric.device, next(self.model.parameters()).dtype)
+
+    def _step(self, images: Tensor, targets: Tensor) -> float:
         images = resized(images, side_share(self.engine.policy, self.done))
-        with self._own_random():
-            loss = self.loss(self._wrapped, images, targets)
-        self.optimizer.zero_grad()
-        self.fabric.backward(loss)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise GhostkitError(
-                f"the loss became {value} at step {self.progress.step + 1} with learning_rate="
-                f"{self.config.learning_rate}; the last checkpoint is kept. Try a third of the learning rate, or "
-                "precision='32-true'"
-            )
         progress, rates = self.progress, self.engine.rates
+        loss = self.stepper.gradients(images, targets, progress.step)
+        if not math.isfinite(loss):
+            raise GhostkitError(
+                f"the loss became {loss} at step {progress.step + 1} with learning_rate={self.config.learning_rate}; "
+                "the last checkpoint is kept. Try a third of the learning rate, or precision='32-true'"
+            )
         with nullcontext() if rates is None else rates.around_step(progress.step):
-            self._stepper.step()
+            self.stepper.update()
         if self.average is not None:
             self.average.update_parameters(self.model)
         progress.step += 1
         progress.batch += 1
         progress.compute += TRAINING_PASS * self._macs_at(images) * len(images)
-        progress.losses += value * len(images)
+        progress.losses += loss * len(images)
         progress.images += len(images)
-        return loss.detach()
-
-    @contextmanager
-    def _own_random(self) -> Iterator[None]:
-        """Let dropout draw from the run's own random state, which nobody who draws elsewhere can disturb."""
-        with torch.random.fork_rng(devices=[]):
-            torch.set_rng_state(self.random_state)
-            yield
-            self.random_state = torch.get_rng_state()
+        return loss
 
     def _set_rate(self) -> None:
         """Hold the learning rate while the network may grow, then let it fall to zero along a half cosine."""
@@ -269,6 +267,7 @@ class Trainer:
 
     def candidates(self) -> pd.DataFrame:
         """Return what could be grown now, best first; the MACs that scoring takes count as spent."""
+        self._share_statistics()
         frame = self.engine.candidates()
         self._collect_spent()
         return frame
@@ -320,13 +319,19 @@ class Trainer:
 
     def _growth(self) -> Iterator[GrowthEvent]:
         """Yield the growth events that are due: what settles an earlier one, what grows now, what settles that."""
+        if self.stepper.parts > self.parts:
+            self.parts = self.stepper.parts
+            reason = f"out of memory: batches are taken in {self.parts} parts from here on"
+            yield self._noted(self.engine.note(reason, **self._moment()))
         yield from self._settled()
         if due(self.engine.policy, self.engine.state, self.done):
+            self._share_statistics()
             yield self._noted(self.engine.grow(**self._moment()))
         yield from self._settled()  # at the end of a run, nothing is left to wait for
 
     def _settled(self) -> Iterator[GrowthEvent]:
         if due_to_settle(self.engine.state, self.done):
+            self._share_statistics()
             event = self.engine.settle(**self._moment())
             if event is not None:
                 yield self._noted(event)
@@ -341,6 +346,8 @@ class Trainer:
         }
 
     def _noted(self, event: GrowthEvent) -> GrowthEvent:
+        if event.edits:
+            self.stepper.wrap()
         self._collect_spent()
         self._write_history()
         self._worth_saving = True
@@ -373,7 +380,7 @@ class Trainer:
         train = self.data.train
         draw = torch.Generator().manual_seed(self.config.seed + 2)
         chosen = torch.randperm(len(train), generator=draw)[: self.config.probe_samples]
-        return train.images(chosen).to(self.fabric.device), train.labels[chosen].to(self.fabric.device)
+        return self._images(train.images(chosen)), train.labels[chosen].to(self.fabric.device)
 
     def _set_budget(self) -> None:
         """Fix the budget, relative to the seedling where no limit is given, and check that it leaves room."""
@@ -386,9 +393,13 @@ class Trainer:
 
     def _batch_macs(self, start: nn.Module) -> int:
         """Return the MACs of a batch in the network that the run starts from."""
-        return self.config.batch_size * macs(start, one_image(self.data, self.fabric.device))
+        return self.config.batch_size * macs(as_precise(self.fabric, start), self._images(one_image(self.data)))
 
     # -- measuring, saving, finishing --------------------------------------------------------------------------------
+
+    def _share_statistics(self) -> None:
+        """Let BN know what all processes have seen, before the network is looked at."""
+        average_statistics(self.fabric, self.model, self.average)
 
     def _scores(self, split: Split) -> Scores:
         pairs = batches(split, EVALUATION_BATCH, shuffle=False)
@@ -400,6 +411,7 @@ class Trainer:
 
     def _evaluate(self) -> Evaluated:
         progress = self.progress
+        self._share_statistics()
         scores = self._scores(self.data.test)
         common = {
             "step": progress.step,

@@ -1,13 +1,12 @@
 """Training without a notebook: a configuration from a file and a command line, and a run told line by line.
 
-What is trained and written is what a notebook would train and write; only who looks on is another. Under `torchrun` it
-is the same, in one process.
+What is trained and written is what a notebook would train and write; only who looks on is another. Under `torchrun`,
+all processes train one run, and the first one writes and tells.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -16,9 +15,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ghostkit.config import RunConfig
-from ghostkit.errors import GhostkitError
 from ghostkit.events import Evaluated, Finished, Grown, StepDone
 from ghostkit.parameters import parse_parameters
+from ghostkit.processes import is_first
 from ghostkit.runs import Run
 from ghostkit.tracking import close_loggers, log_event
 from ghostkit.trainer import Trainer
@@ -92,11 +91,10 @@ def train_and_tell(
         console: where to; standard error when None.
 
     Raises:
-        GhostkitError: if the run cannot be trained, or under several processes.
+        GhostkitError: if the run cannot be trained.
     """
-    check_one_process()
     console = console or Console(stderr=True)
-    shown = console.is_terminal and not quiet
+    shown = console.is_terminal and not quiet and is_first()
     bar = Progress(
         BarColumn(bar_width=30),
         TaskProgressColumn(),
@@ -114,7 +112,8 @@ def train_and_tell(
             if shown and trainer.progress.step:
                 console.print(f"goes on after {trainer.done:.0%}", highlight=False)
             for event in trainer:
-                log_event(event, loggers)
+                if is_first():
+                    log_event(event, loggers)
                 if isinstance(event, StepDone):
                     bar.update(task, completed=event.progress, description=f"step {event.step}")
                 elif shown and isinstance(event, Evaluated | Grown | Finished):
@@ -122,17 +121,3 @@ def train_and_tell(
     finally:
         close_loggers(loggers)
     return Run(folder)
-
-
-def check_one_process() -> None:
-    """Raise where `torchrun` or the like has started several processes for one training.
-
-    Raises:
-        GhostkitError: if it has.
-    """
-    count = os.environ.get("WORLD_SIZE", "1")
-    if count != "1":
-        raise GhostkitError(
-            f"several processes are not supported yet: WORLD_SIZE is {count}, and one trains a run. Start it by "
-            "`torchrun --nproc-per-node 1`, or by `ghostkit train` alone; several runs at once are a sweep"
-        )

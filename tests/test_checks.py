@@ -33,12 +33,12 @@ def seedling(**options: Any) -> nn.Module:
 
 
 def test_one_image_is_one_of_the_data(data):
-    assert one_image(data, torch.device("cpu")).shape == (1, 1, 6, 10)
+    assert one_image(data).shape == (1, 1, 6, 10)
 
 
 def test_a_network_that_takes_the_images_is_accepted_and_left_as_it_was(data):
     model = seedling(dropout=0.5)
-    check_accepts(model, CLASSIFICATION, RunConfig(), data, one_image(data, torch.device("cpu")))
+    check_accepts(model, CLASSIFICATION, RunConfig(), data, one_image(data))
     assert all(module.training for module in model.modules())
     assert all(parameter.grad is None for parameter in model.parameters())
 
@@ -55,7 +55,7 @@ def test_a_network_that_takes_the_images_is_accepted_and_left_as_it_was(data):
 )
 def test_a_network_that_does_not_fit_the_data_is_refused(options, message, data):
     with pytest.raises(GhostkitError, match=message):
-        check_accepts(seedling(**options), CLASSIFICATION, RunConfig(), data, one_image(data, torch.device("cpu")))
+        check_accepts(seedling(**options), CLASSIFICATION, RunConfig(), data, one_image(data))
 
 
 @pytest.mark.parametrize("kind", ["branch", "intrinsic", "stage", "block", "layer"])

@@ -239,7 +239,7 @@ def test_a_run_stopped_by_hand_goes_on_by_the_same_command(here, monkeypatch):
     assert ghostkit.Run("runs/first-0").result["steps"] == 8
 
 
-def test_train_under_torchrun_is_the_same_and_refuses_more_processes(here):
+def test_train_under_torchrun_is_the_same_and_refuses_processes_that_do_not_know_their_place(here):
     (here / "first.yaml").write_text(SMALL)
     words = [
         sys.executable,
@@ -258,7 +258,7 @@ def test_train_under_torchrun_is_the_same_and_refuses_more_processes(here):
     several = {**os.environ, "WORLD_SIZE": "2"}
     shown = subprocess.run([*words[:1], *words[5:]], capture_output=True, text=True, check=False, env=several)
     assert shown.returncode == 2
-    assert shown.stderr.startswith("ghostkit: several processes are not supported yet: WORLD_SIZE is 2")
+    assert shown.stderr.startswith("ghostkit: WORLD_SIZE is 2 in the environment, but RANK, LOCAL_RANK,")
 
 
 def test_compare_ranks_the_runs_below_some_folders_and_writes_what_it_found(here):

@@ -81,7 +81,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "small images first": {"resolution": 0.5, "resolution_until": 0.5},
     "warm-up": {"warm_up": 3, "optimizer": "adamw", "learning_rate": 0.02, "roll_back": 50.0, "window": 0.25},
     "variance transfer": {"newcomer_rate": "variance-transfer", "warm_up": 1},
-    "rolled back": {"roll_back": 0.0, "window": 0.25, "ema": 0.7, "learning_rate": 2.0},
+    "rolled back": {"roll_back": 0.0, "window": 0.25, "ema": 0.7, "learning_rate": 8.0},
     "sprouts": {"where": "sprout", "window": 0.25, "share": 0.05},
 }
 

@@ -67,15 +67,6 @@ def test_trackers_are_closed_even_if_the_run_fails(tmp_path, monkeypatch):
     assert held.closed
 
 
-def test_several_processes_are_refused_in_words(tmp_path, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(
-        GhostkitError, match=r"several processes are not supported yet: WORLD_SIZE is 2.*nproc-per-node 1"
-    ):
-        train_and_tell(TINY, tmp_path / "run")
-    assert not (tmp_path / "run").exists()
-
-
 @pytest.mark.parametrize("name", ["run.yaml", "run.json"])
 def test_a_file_is_changed_by_the_command_line(name, tmp_path):
     TINY.write(tmp_path / name)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ghostkit import costs
 from ghostkit.errors import GhostkitError
@@ -54,6 +55,7 @@ def grow(
 
     >>> grow(model, AddBranch("blocks.1.0.ghost1", kernel_size=5), optimizer, probe=images)
     """
+    check_whole(model)
     edits = [edit] if not isinstance(edit, Sequence) else list(edit)
     history = history_of(model)
     if generator is None:
@@ -61,6 +63,31 @@ def grow(
     event = apply_edits(model, edits, optimizer, probe, ema, generator)
     history.events.append(event)
     return event
+
+
+def check_whole(model: nn.Module) -> None:
+    """Raise unless ``model`` is a raw network whose parameters are whole.
+
+    Raises:
+        GhostkitError: if a wrapper stands around it, or its parameters lie in shards on several processes.
+    """
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return
+    from torch.distributed.fsdp import FullyShardedDataParallel  # takes longer to import than most networks to grow
+    from torch.distributed.tensor import DTensor
+
+    name = type(model).__name__
+    sharded = any(isinstance(part, FullyShardedDataParallel) for part in model.modules())
+    if sharded or any(isinstance(parameter, DTensor) for parameter in model.parameters()):
+        raise GhostkitError(
+            f"{name} is sharded over several processes (FSDP), so no process holds the weights that growth would move; "
+            "grow the network before it is sharded, or train it by DDP, as `torchrun -m ghostkit train` does"
+        )
+    if isinstance(model, DistributedDataParallel):
+        raise GhostkitError(
+            f"{name} exchanges the gradients of the parameters that it was made with; grow its `module`, by the same "
+            "edit in all processes, and wrap it again"
+        )
 
 
 def apply_edits(
