@@ -22,7 +22,8 @@ from ghostkit.errors import GhostkitError
 from ghostkit.files import write_atomically
 from ghostkit.growth.history import history_of
 from ghostkit.nn.zoo import build, load_weights, names, published_names, read_weights
-from ghostkit.runs import Run, last_checkpoint
+from ghostkit.run_folder import last_checkpoint
+from ghostkit.runs import Run
 from ghostkit.snapshot import part
 
 __all__ = ["export", "image_shape_of", "is_run", "read_network"]

@@ -45,7 +45,8 @@ from ghostkit.growth.rates import NewcomerRates
 from ghostkit.processes import agreed, average_statistics, check_shares
 from ghostkit.progress import Progress
 from ghostkit.resuming import gathered, put_back
-from ghostkit.runs import Run, RunFolder
+from ghostkit.run_folder import RunFolder
+from ghostkit.runs import Run
 from ghostkit.start import images_of, network_of
 from ghostkit.steering import differing, follow, steered
 from ghostkit.stepping import LEAST, Stepper

@@ -16,7 +16,8 @@ import torch
 import ghostkit
 from ghostkit import AddBlock, AddBranch, AddIntrinsic, GhostkitError, GrowthEvent, Run, RunConfig
 from ghostkit.growth import History, RemoveBlock, RemoveBranch, RemoveIntrinsic, WidenStage
-from ghostkit.runs import RunFolder, checkpoints, find_runs, step_of, summary
+from ghostkit.run_folder import RunFolder, checkpoints, step_of
+from ghostkit.runs import find_runs, summary
 
 METRICS = "step epoch progress compute seconds split loss accuracy learning_rate params macs".split()
 EVENTS = (
