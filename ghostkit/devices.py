@@ -17,7 +17,7 @@ from ghostkit.config import RunConfig
 from ghostkit.errors import GhostkitError
 from ghostkit.processes import process_count
 
-__all__ = ["OPTIMIZERS", "as_precise", "fix_threads", "make_fabric", "make_optimizer", "move_state"]
+__all__ = ["OPTIMIZERS", "as_precise", "fix_threads", "make_fabric", "make_optimizer", "move_state", "start_momentum"]
 
 OPTIMIZERS: dict[str, Any] = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 # A batch of fewer MACs than this is faster on one thread: waiting for a second one takes longer than the work.
@@ -78,15 +78,30 @@ def own_statistics() -> dict[str, Any]:
     return {"forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False}
 
 
-def move_state(optimizer: torch.optim.Optimizer) -> None:
-    """Put the optimizer's state onto the devices of its parameters; step counts stay on the CPU, as PyTorch has it."""
+def move_state(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+    """Put the optimizer's state onto the devices of its parameters; step counts stay on the CPU, as PyTorch has it.
+
+    On a CPU one kernel then takes a whole step: a loop over the parameters would take as long as a tenth of a small
+    network's training step. A GPU has PyTorch's own choice.
+    """
+    for group in optimizer.param_groups:
+        group["fused"] = device.type == "cpu" or None
     for parameter, state in optimizer.state.items():
         moved = {name: value.to(parameter.device) for name, value in state.items() if getattr(value, "ndim", 0)}
         state.update(moved)
 
 
+def start_momentum(optimizer: torch.optim.Optimizer) -> None:
+    """Let parameters that growth has added start with a momentum of zero, which the fused kernel wants to find."""
+    for group in optimizer.param_groups:
+        if isinstance(optimizer, torch.optim.SGD) and group["momentum"]:
+            for parameter in group["params"]:
+                if optimizer.state[parameter].get("momentum_buffer") is None:
+                    optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+
+
 def make_optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """Return the configured optimizer of all parameters of ``model``."""
+    """Return the configured optimizer of all parameters of ``model``; :func:`move_state` makes it ready."""
     momentum = {"momentum": 0.9} if config.optimizer == "sgd" else {}
     return OPTIMIZERS[config.optimizer](
         model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, **momentum

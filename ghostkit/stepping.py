@@ -13,9 +13,11 @@ from contextlib import contextmanager, nullcontext
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.precision import Precision
 from torch import Tensor, nn
 
 from ghostkit.compiling import Regions
+from ghostkit.devices import start_momentum
 from ghostkit.errors import GhostkitError
 from ghostkit.processes import summed
 
@@ -55,8 +57,12 @@ class Stepper:
 
     def wrap(self) -> None:
         """Take in what surgery has changed: what processes exchange, and which blocks there are to compile."""
+        start_momentum(self.optimizer)
         self._wrapped, self._stepping = self.fabric.setup(self.model, self.optimizer)
-        self._wrapped.train()
+        # Where a wrapper would do nothing, its forward is left out: it takes as long as a block of a small network.
+        plain = self.fabric.world_size == 1 and type(self.fabric.strategy.precision) is Precision
+        self._forward = self.model if plain else self._wrapped
+        self._wrapped.train()  # measuring puts it into eval mode for its own time only
         self._norms = [m for m in self.model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         if self.regions is not None:
             self.regions.renew()
@@ -97,7 +103,7 @@ class Stepper:
             compiled = nullcontext() if self.regions is None else self.regions.used()
             with more, compiled, self._share_of_statistics(number, len(own)):
                 with seeded(self.seed, step, part, images.device):
-                    loss = self.loss(self._wrapped, some, theirs)
+                    loss = self.loss(self._forward, some, theirs)
                 # Processes average their gradients, which are to be added.
                 weight = share * self.fabric.world_size
                 self.fabric.backward(loss if weight == 1 else weight * loss)
@@ -140,7 +146,17 @@ class Stepper:
 @contextmanager
 def seeded(seed: int, step: int, part: int, device: torch.device) -> Iterator[None]:
     """Let what is drawn inside the block depend on its arguments alone, and draw nothing from anybody's generator."""
-    number = np.random.SeedSequence((DROPOUT, seed, step, part)).generate_state(1, np.uint64)[0]
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(int(number))
+    number = int(np.random.SeedSequence((DROPOUT, seed, step, part)).generate_state(1, np.uint64)[0])
+    if device.type == "cuda":
+        with torch.random.fork_rng(devices=[device]):
+            torch.manual_seed(number)
+            yield
+        return
+    # The same, without looking for GPUs, which takes as long as a tenth of a small network's step.
+    generator = torch.default_generator
+    kept = generator.get_state()
+    generator.manual_seed(number)
+    try:
         yield
+    finally:
+        generator.set_state(kept)

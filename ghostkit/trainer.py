@@ -95,7 +95,7 @@ class Trainer:
         # Surgery works on the raw model and optimizer; the wrappers see the same parameters, which keep their identity.
         self.model: nn.Module = as_precise(self.fabric, model)
         self.optimizer: torch.optim.Optimizer = optimizer
-        move_state(optimizer)
+        move_state(optimizer, self.fabric.device)
         check_accepts(self.model, self.task, config, self.data, self._images(one_image(self.data)))
         fix_threads(
             config,

@@ -217,7 +217,7 @@ def test_a_resumed_optimizer_state_lies_beside_its_parameters():
     parameter = nn.Parameter(torch.zeros(3, device="meta"))
     optimizer = torch.optim.Adam([parameter])
     optimizer.state[parameter] = {"step": torch.tensor(3.0), "exp_avg": torch.zeros(3)}
-    trainer_module.move_state(optimizer)
+    trainer_module.move_state(optimizer, torch.device("cpu"))
     devices = {name: value.device.type for name, value in optimizer.state[parameter].items()}
     assert devices == {"step": "cpu", "exp_avg": "meta"}
 
