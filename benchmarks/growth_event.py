@@ -162,7 +162,7 @@ def event(host: Trained, count: int, plan: dict[str, Any], latency: LatencyTable
     watch.times.setdefault("propose", []).append(sum(milliseconds for _, milliseconds in kept))
 
     attached = [proposal.attached for proposal, _ in kept]
-    found, copies = watch(
+    found, forwards = watch(
         "score", lambda: score_attached(original, known, attached, images, targets, loss, "fisher", generator)
     )
 
@@ -178,8 +178,7 @@ def event(host: Trained, count: int, plan: dict[str, Any], latency: LatencyTable
     watch("first step", grown.step)
     for _ in range(3):
         watch("usual step", grown.step)
-    spent = sum(TRAINING_PASS * macs(network, images) for network in (original, *copies))
-    return {"candidates": len(kept), "macs": spent / (TRAINING_PASS * macs(original, images))}
+    return {"candidates": len(kept), "macs": 1 + forwards / len(images) / macs(original, images)}
 
 
 def parts(repeats: int) -> Iterator[dict[str, object]]:

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from ghostkit.costs import LatencyTable, macs
+from ghostkit.costs import LatencyTable
 from ghostkit.errors import GhostkitError, ProbeError
 from ghostkit.growth.edits import INITS, KINDS, take_down
 from ghostkit.growth.gain import fisher_gain, per_sample_gradient
@@ -82,7 +82,7 @@ def candidates(
     ledger = Ledger(original, images[:1], latency or LatencyTable(batch=1))
     seen = observe(original, known, images, targets, loss)
     proposals = list(propose(original, known, seen, kinds, kernel_sizes, inits, generator))
-    found, copies = score_attached(
+    found, forwards = score_attached(
         original, known, [proposal.attached for proposal in proposals], images, targets, loss, score, generator
     )
     rows = []
@@ -113,7 +113,7 @@ def candidates(
     silent = torch.zeros(len(images))
     responses = [(found[n].response if n in found else silent).double().cpu().numpy() for n in order]
     frame.attrs["responses"] = [response.tolist() for response in responses]  # lists, since pandas compares attrs
-    passes = sum(SCORING_PASS * macs(network, images) * len(images) for network in (original, *copies))
+    passes = SCORING_PASS * (forwards + len(images) * sum(cost.macs for cost in ledger.layers.values()))
     found_and_scored = sum(proposal.macs for proposal in proposals) + sum(scored.macs for scored in found.values())
     frame.attrs["macs"] = passes + found_and_scored
     return frame

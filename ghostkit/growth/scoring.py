@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -17,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ghostkit.costs import layer_costs
 from ghostkit.growth.edits import ORDER, Growth, take_down
 from ghostkit.growth.fitting import fitted, note_columns
 from ghostkit.growth.gain import (
@@ -160,8 +162,8 @@ def score_attached(
     loss: Loss,
     score: str,
     generator: torch.Generator,
-) -> tuple[dict[int, Scored], list[nn.Module]]:
-    """Return what each of ``edits`` would bring, by its number, and the copies that they were attached to.
+) -> tuple[dict[int, Scored], float]:
+    """Return what each of ``edits`` would bring, by its number, and the MACs that one forward of all copies takes.
 
     Args:
         original: the host.
@@ -171,27 +173,45 @@ def score_attached(
         score: one of ``SCORES``.
         generator: where weights that are not found draw from.
     """
-    found: dict[int, Scored] = {}
-    copies = []
-    for kinds in ROUNDS:
-        here = [number for kind in kinds for number, edit in enumerate(edits) if isinstance(edit, kind)]
-        if not here:
-            continue
-        scratch, born = attached(original, known, edits, here, generator)
-        copies.append(scratch)
+    numbers = [[n for kind in kinds for n, edit in enumerate(edits) if isinstance(edit, kind)] for kinds in ROUNDS]
+    rounds = (attached(original, known, edits, here, generator) for here in numbers if here)
+
+    def scored(scratch: nn.Module, born: ZeroBorn) -> tuple[dict[int, Scored], float]:
         layers = {path: scratch.get_submodule(path) for path in born.paths()}
         with Probe(layers) as probe:
             backward(scratch, images, targets, loss)
-        for number, parts in parts_of(born, layers, probe).items():
-            gain, size, response = 0.0, 0, torch.zeros(())
-            for part in parts:
-                news = part.news()
-                gradients = news.gradients()
-                gain += SCORES[score](part, news, gradients)
-                size += gradients.shape[1]
-                response = response.to(gradients) + gradients @ newton_step(gradients)
-            found[number] = Scored(gain, size, response, sum(part.macs() for part in parts))
-    return found, copies
+        found = {number: gained(parts, score) for number, parts in parts_of(born, layers, probe).items()}
+        return found, len(images) * sum(cost.macs for cost in layer_costs(scratch, images).values())
+
+    found: dict[int, Scored] = {}
+    forwards = 0.0
+    for part, taken in side_by_side(scored, rounds, next(original.parameters()).device):
+        found, forwards = found | part, forwards + taken
+    return found, forwards
+
+
+def side_by_side(work: Callable[..., Any], rounds: Iterator[tuple[Any, ...]], device: torch.device) -> list[Any]:
+    """Return what ``work`` makes of each of ``rounds``, at the same time where a core would otherwise be idle.
+
+    A small network computes on one thread; what comes out does not depend on what another thread does meanwhile.
+    """
+    if device.type != "cpu" or torch.get_num_threads() > 1 or torch.is_autocast_enabled("cpu"):
+        return [work(*one) for one in rounds]
+    with ThreadPoolExecutor(len(ROUNDS), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        begun = [pool.submit(work, *one) for one in rounds]  # the next one is made while the first is at work
+        return [future.result() for future in begun]
+
+
+def gained(parts: Sequence[Part], score: str) -> Scored:
+    """Return what a candidate with these zero-born ``parts`` would bring."""
+    gain, size, response = 0.0, 0, torch.zeros(())
+    for part in parts:
+        news = part.news()
+        gradients = news.gradients()
+        gain += SCORES[score](part, news, gradients)
+        size += gradients.shape[1]
+        response = response.to(gradients) + gradients @ newton_step(gradients)
+    return Scored(gain, size, response, sum(part.macs() for part in parts))
 
 
 def attached(
