@@ -1,8 +1,8 @@
 """Checkpoints: recipe, history and plain state as JSON, tensors as safetensors; nothing is ever unpickled.
 
 A checkpoint is a folder. Its data files carry their checksum in their name and are written first; ``manifest.json``,
-which names them, is replaced last and atomically. A reader therefore finds the old checkpoint or the new one, whenever
-the writer is killed, and notices a file that is missing, cut short or altered.
+which names them and carries a checksum of itself, is replaced last and atomically. A reader therefore finds the old
+checkpoint or the new one, whenever the writer is killed, and notices a file that is missing, cut short or altered.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,21 @@ from safetensors.torch import save as tensor_bytes
 from torch import Tensor, nn
 
 from ghostkit.errors import GhostkitError
-from ghostkit.files import write_atomically
+from ghostkit.files import remove_drafts, write_atomically
 from ghostkit.growth.grow import rebuild, regrow
 from ghostkit.growth.history import History, history_of
 
-__all__ = ["load", "load_state", "save"]
+__all__ = ["DamagedError", "load", "load_state", "save"]
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 FILES = ("history.jsonl", "model.safetensors", "optimizer.safetensors", "state.safetensors")
+MANIFEST_KEYS = {"format", "files", "state", "channels_last", "optimizer", "sha256"}
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+
+
+class DamagedError(GhostkitError):
+    """A checkpoint is not whole: a file is missing, was cut short or altered. An earlier one may still be whole."""
 
 
 def save(
@@ -49,15 +55,13 @@ def save(
         tensors: further tensors, such as the states of random generators.
 
     Raises:
-        GhostkitError: if the folder cannot be written.
+        GhostkitError: if a weight is not finite, or the folder cannot be written; an older checkpoint is then whole.
 
     >>> save(model, "checkpoint", optimizer); model, optimizer = load("checkpoint", torch.optim.AdamW)
     """
     folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise GhostkitError(f"cannot make the folder {str(folder)!r}: {error}") from None
+    statistics = {name: buffer for name, buffer in model.named_buffers() if "running_" in name}
+    check_finite({**dict(model.named_parameters()), **statistics}, folder)
     contents = {
         "history.jsonl": "\n".join(history_of(model).lines()).encode() + b"\n",
         "model.safetensors": tensor_bytes(stored(model.state_dict())),
@@ -68,25 +72,68 @@ def save(
     }
     if optimizer is not None:
         plain["optimizer"], moments = optimizer_to_plain(optimizer, model)
+        check_finite(moments, folder)
         contents["optimizer.safetensors"] = tensor_bytes(moments)
     if tensors:
         contents["state.safetensors"] = tensor_bytes(stored(tensors))
-    files = {}
-    for name, data in contents.items():
-        digest = hashlib.sha256(data).hexdigest()
-        stem, _, suffix = name.rpartition(".")
-        path = folder / f"{stem}-{digest[:12]}.{suffix}"
-        files[name] = {"file": path.name, "sha256": digest}
-        if not path.exists() or path.read_bytes() != data:
-            write_atomically(path, data)
-    write_atomically(folder / MANIFEST, json.dumps({"format": FORMAT, "files": files, **plain}, indent=1))
-    current = {entry["file"] for entry in files.values()}
-    for name in FILES:  # those of the checkpoint that was replaced
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise GhostkitError(f"cannot make the folder {str(folder)!r}: {error.strerror or error}") from None
+    try:
+        remove_drafts(folder)
+        files = {}
+        for name, data in contents.items():
+            digest = hashlib.sha256(data).hexdigest()
+            stem, _, suffix = name.rpartition(".")
+            path = folder / f"{stem}-{digest[:12]}.{suffix}"
+            files[name] = {"file": path.name, "sha256": digest}
+            if not path.exists() or path.read_bytes() != data:
+                write_atomically(path, data)
+        manifest = sealed(json.loads(json.dumps({"format": FORMAT, "files": files, **plain})))
+        write_atomically(folder / MANIFEST, json.dumps(manifest, indent=1))
+    finally:
+        remove_unnamed(folder)  # those of the checkpoint that was replaced, or of one that could not be written
+    return folder
+
+
+def check_finite(tensors: Mapping[str, Tensor], folder: Path) -> None:
+    """Raise where a number is not finite: training could not go on from a checkpoint of it.
+
+    Raises:
+        GhostkitError: if one is not; the message names its tensor.
+    """
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise GhostkitError(
+                f"{name} holds values that are not finite, so no checkpoint is written to {str(folder)!r}; the ones "
+                "before it are kept. Try a third of the learning rate, or precision='32-true'"
+            )
+
+
+def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``manifest``, as JSON has it, with the checksum of all else that is in it."""
+    body = {key: value for key, value in manifest.items() if key != "sha256"}
+    return {**body, "sha256": hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()}
+
+
+def remove_unnamed(folder: Path) -> None:
+    """Remove the data files in ``folder`` that its manifest does not name, and a folder that never had one."""
+    try:
+        text = (folder / MANIFEST).read_text()
+        current = {str(entry["file"]) for entry in json.loads(text)["files"].values()}
+    except FileNotFoundError:
+        current = set()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return  # it is damaged, and says nothing of what may go
+    for name in FILES:
         stem, _, suffix = name.rpartition(".")
         for path in folder.glob(f"{stem}-{'?' * 12}.{suffix}"):
             if path.name not in current:
                 path.unlink(missing_ok=True)
-    return folder
+    if not current:
+        with suppress(OSError):  # a person's own files may be in it
+            folder.rmdir()
 
 
 def laid_out_channels_last(tensor: Tensor) -> bool:
@@ -125,7 +172,8 @@ def load(folder: str | Path, optimizer: MakeOptimizer | None = None, host: nn.Mo
         The model, or the pair (model, optimizer) when ``optimizer`` is given.
 
     Raises:
-        GhostkitError: if a file is missing, cut short or altered, or was written by a newer version.
+        DamagedError: if a file is missing, cut short or altered.
+        GhostkitError: if it was written by a newer version, or does not fit.
     """
     manifest, contents = read(folder)
     history = History.parse(contents["history.jsonl"].decode().splitlines(keepends=True), f"{folder}/history.jsonl")
@@ -161,35 +209,50 @@ def load_state(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def read(folder: str | Path) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """Return a checkpoint's manifest and the contents of its files, after checking their sums."""
+    """Return a checkpoint's manifest and the contents of its files, after checking their sums.
+
+    Raises:
+        DamagedError: if it is not whole.
+        GhostkitError: if it was written by a newer version.
+    """
     folder = Path(folder)
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
     except (OSError, ValueError) as error:
-        raise GhostkitError(f"{str(folder)!r} is no checkpoint: cannot read its {MANIFEST}: {error}") from None
+        raise DamagedError(f"{str(folder)!r} is no checkpoint: cannot read its {MANIFEST}: {error}") from None
     found = manifest.get("format") if isinstance(manifest, dict) else None
+    if isinstance(found, int) and found > FORMAT:
+        raise GhostkitError(
+            f"the checkpoint {str(folder)!r} was written by a newer ghostkit: it has format {found}, and this version "
+            f"reads format {FORMAT}; upgrade ghostkit"
+        )
     if found != FORMAT:
-        raise GhostkitError(f"the checkpoint {str(folder)!r} has format {found!r}; this version reads format {FORMAT}")
+        raise DamagedError(f"the checkpoint {str(folder)!r} has format {found!r}; this version reads format {FORMAT}")
+    seal = manifest.get("sha256")  # which checkpoints of the first weeks lack
+    if set(manifest) - MANIFEST_KEYS or (seal is not None and seal != sealed(manifest)["sha256"]):
+        raise DamagedError(
+            f"the {MANIFEST} of {str(folder)!r} was altered: its checksum is not its own; use an earlier one"
+        )
     contents = {}
     try:
         entries = {str(name): (str(e["file"]), str(e["sha256"])) for name, e in manifest["files"].items()}
         for name, (file, digest) in entries.items():
             if Path(file).name != file:
-                raise GhostkitError(f"the checkpoint {str(folder)!r} names a file outside itself: {file!r}")
+                raise DamagedError(f"the checkpoint {str(folder)!r} names a file outside itself: {file!r}")
             data = (folder / file).read_bytes()
             if hashlib.sha256(data).hexdigest() != digest:
-                raise GhostkitError(
+                raise DamagedError(
                     f"{str(folder / file)!r} was cut short or altered: its checksum is not the one in {MANIFEST}; "
                     "use an earlier checkpoint"
                 )
             contents[name] = data
     except OSError as error:
-        raise GhostkitError(f"the checkpoint {str(folder)!r} lacks a file: {error}; use an earlier one") from None
+        raise DamagedError(f"the checkpoint {str(folder)!r} lacks a file: {error}; use an earlier one") from None
     except (KeyError, TypeError, AttributeError) as error:
-        raise GhostkitError(f"the {MANIFEST} of {str(folder)!r} is not as save() writes it: {error!r}") from None
+        raise DamagedError(f"the {MANIFEST} of {str(folder)!r} is not as save() writes it: {error!r}") from None
     for name in ("history.jsonl", "model.safetensors"):
         if name not in contents:
-            raise GhostkitError(f"the checkpoint {str(folder)!r} names no {name}")
+            raise DamagedError(f"the checkpoint {str(folder)!r} names no {name}")
     return manifest, contents
 
 

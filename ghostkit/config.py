@@ -141,7 +141,7 @@ class RunConfig(BaseModel):
     compile: bool = Field(False, description="compile the network, block by block; worth it for long runs only")
     precision: str = Field("32-true", description="a precision of lightning-fabric: 32-true, bf16-mixed, ...")
     evaluate_every: float = Field(0.05, gt=0, le=1, description="share of the run between two evaluations")
-    keep_checkpoints: int = Field(2, ge=1, description="checkpoints kept besides those at growth events")
+    keep_checkpoints: int = Field(2, ge=1, description="last checkpoints kept, besides the best and those at growth")
 
     def __init__(self, **values: Any) -> None:
         unknown = [name for name in values if name not in type(self).model_fields]

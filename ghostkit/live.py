@@ -232,6 +232,7 @@ class Live:
     def _stop(self) -> None:
         if self.state in ("training", "paused"):
             self.trainer.save()
+            self.trainer.close()
             self._become("stopped")
 
     def _become(self, state: State) -> None:

@@ -12,18 +12,51 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from ghostkit.checkpoint import load_state
+from ghostkit.checkpoint import load_state, save
 from ghostkit.costs import LatencyTable
 from ghostkit.errors import GhostkitError
+from ghostkit.growth.history import history_of
 from ghostkit.growth.policy import Budget, PolicyState
 from ghostkit.progress import Progress
+from ghostkit.run_folder import RunFolder
 from ghostkit.snapshot import Snapshot, part, prefixed
 from ghostkit.steering import follow
 
 if TYPE_CHECKING:
     from ghostkit.trainer import Trainer
 
-__all__ = ["gathered", "put_back"]
+__all__ = ["resume", "save_run"]
+
+
+def save_run(trainer: Trainer, run: RunFolder) -> Path:
+    """Save a checkpoint of ``trainer`` where its run is now, remove those that need not be kept, and return its folder.
+
+    Raises:
+        GhostkitError: if it cannot be written; the checkpoints before it are kept.
+    """
+    state, tensors = gathered(trainer)
+    with run.held():
+        folder = run.checkpoint_folder(trainer.progress.step)
+        save(trainer.model, folder, trainer.optimizer, state, tensors)
+        prune(trainer, run)
+    return folder
+
+
+def resume(trainer: Trainer, checkpoint: Path) -> None:
+    """Let ``trainer`` go on from ``checkpoint``: what its run did after it is forgotten, and will be done again.
+
+    Raises:
+        GhostkitError: if the checkpoint was not saved by a trainer.
+    """
+    rows = put_back(trainer, checkpoint)
+    if trainer.run is not None:
+        trainer.run.cut_metrics(rows)
+        prune(trainer, trainer.run)  # a run that was killed right after it had saved has not come to that
+
+
+def prune(trainer: Trainer, run: RunFolder) -> None:
+    """Remove the checkpoints that need not be kept."""
+    run.prune_checkpoints(trainer.config.keep_checkpoints, history_of(trainer.model), trainer.progress.step)
 
 
 def gathered(trainer: Trainer) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -6,26 +6,37 @@
     checkpoints/     one folder a checkpoint, named by step
     result.json      the closing numbers
 
-Every file is replaced atomically or appended to line by line; a last line that a crash cut short is ignored.
-:mod:`ghostkit.runs` reads the folder as data frames.
+Every file is replaced atomically, or appended to by whole lines, and by one trainer at a time, which holds the folder
+meanwhile. What a process that was killed has left half done, the next one clears away. :mod:`ghostkit.runs` reads the
+folder as data frames; that needs no lock.
 """
 
 from __future__ import annotations
 
 import json
-import os
+import math
+import re
 import shutil
 import sys
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
+from ghostkit.checkpoint import MANIFEST, DamagedError, read
 from ghostkit.config import RunConfig
 from ghostkit.errors import GhostkitError
-from ghostkit.files import write_atomically
+from ghostkit.files import append_whole, remove_drafts, write_atomically
+from ghostkit.growth.edits import REMOVAL
 from ghostkit.growth.history import History
+from ghostkit.holding import Hold
+from ghostkit.metrics import metric_of
 
-__all__ = ["RunFolder", "checkpoints", "events_at", "last_checkpoint", "step_of"]
+__all__ = ["RunFolder", "best_of", "checkpoints", "events_at", "last_checkpoint", "measured", "step_of"]
+
+STEP = re.compile(r"step-[0-9]{1,18}")
 
 
 class RunFolder:
@@ -43,22 +54,103 @@ class RunFolder:
         try:
             (self.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise GhostkitError(f"cannot make the run folder {str(folder)!r}: {error}") from None
+            raise GhostkitError(f"cannot make the run folder {str(folder)!r}: {error.strerror or error}") from None
         self.metrics_written = 0
+        self._measured: dict[int, float] = {}
+        self._name = uuid4().hex  # in the lock's file, of who wrote last
+        self._hold: Hold | None = None
+        self._before: set[str | None] | None = None  # who may have written last, once this one has looked
+        self._torn = False
+
+    # -- holding it --------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def held(self, sign: bool = True) -> Iterator[None]:
+        """Keep all other trainers out of the folder inside the block, in this process and others.
+
+        Args:
+            sign: say who does; not yet where it may turn out that nothing can be done there.
+
+        Raises:
+            GhostkitError: if another one is at work there, or has been since this one was.
+        """
+        if self._torn:
+            raise GhostkitError(
+                f"training in {str(self.folder)!r} was interrupted in the middle of something; make its Trainer again, "
+                "which goes on from the last checkpoint"
+            )
+        if self._hold is not None:
+            yield
+            return
+        hold = self._hold = Hold(self.folder)
+        try:
+            if sign:
+                self._sign(hold)
+            yield
+        finally:
+            if self._hold is hold:  # and was not let go before
+                self.release()
+
+    def _sign(self, hold: Hold) -> None:
+        if self._before is not None and hold.signed().get("name") not in self._before:
+            raise GhostkitError(
+                f"another Trainer has been at work in {str(self.folder)!r} since; make this one again, which goes on "
+                "from the last checkpoint"
+            )
+        hold.sign(self._name)
+        self._before = {self._name}
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Hold the folder while a run goes on inside the block; after an error there, nothing is written any more.
+
+        What was interrupted may be half done, as a step without its count. The last checkpoint knows nothing of it.
+        """
+        with self.held():
+            try:
+                yield
+            except GeneratorExit:  # who looks on has seen enough, between two events
+                raise
+            except BaseException:
+                self._torn = True
+                raise
+
+    def release(self) -> None:
+        """Let the folder go, where it is held; whatever is written next holds it again."""
+        if self._hold is not None:
+            self._hold.release()
+            self._hold = None
+
+    # -- writing -----------------------------------------------------------------------------------------------------
 
     def begin(self, config: RunConfig) -> Path | None:
         """Write the configuration of a new run, or return the checkpoint to resume an old one from.
 
+        That is the last one that is whole; a warning says what is wrong with those after it.
+
         Raises:
-            GhostkitError: if the folder holds a run of another configuration.
+            GhostkitError: if another trainer is at work there, if the folder holds a run of another configuration, or
+                if it has checkpoints of which none is whole. Nothing has changed then.
         """
-        path = self.folder / "config.json"
-        checkpoint = last_checkpoint(self.folder)
-        if checkpoint is None:  # a run that was refused, or killed at once, has left nothing to keep
-            write_atomically(path, config.model_dump_json(indent=1))
-            self.cut_metrics(0)
-            return None
-        known, asked = (values.model_dump(mode="json") for values in (RunConfig.read(path), config))
+        self._compare(config)  # first, as it says more than who is at work there
+        with self.held(sign=False):
+            self._compare(config)
+            checkpoint = self._whole_checkpoint()
+            if self._hold is not None:
+                self._before = {self._hold.signed().get("name")}
+            if checkpoint is None:  # a run that was refused, or killed at once, has left nothing to keep
+                if self._hold is not None:
+                    self._sign(self._hold)
+                write_atomically(self.folder / "config.json", config.model_dump_json(indent=1))
+                self.cut_metrics(0)
+        return checkpoint
+
+    def _compare(self, config: RunConfig) -> None:
+        """Raise where checkpoints of another configuration are in the folder."""
+        if not checkpoints(self.folder):
+            return
+        there = RunConfig.read(self.folder / "config.json")
+        known, asked = (values.model_dump(mode="json") for values in (there, config))
         if known != asked:
             differing = [
                 f"{name}={known[name]!r} there, {asked[name]!r} now" for name in known if known[name] != asked[name]
@@ -67,56 +159,142 @@ class RunFolder:
                 f"{str(self.folder)!r} holds a run of another configuration ({'; '.join(differing)}); "
                 "choose another folder"
             )
-        return checkpoint
+
+    def _whole_checkpoint(self) -> Path | None:
+        """Return the last checkpoint whose checksums are right; None where there never was one."""
+        damage: list[str] = []
+        for folder in reversed(checkpoints(self.folder)):
+            try:
+                read(folder)
+            except DamagedError as error:
+                damage.append(str(error))
+                continue
+            if damage:
+                warnings.warn(
+                    f"{'; '.join(damage)}. The run goes on from step {step_of(folder)}, whose checkpoint is whole; "
+                    "what is damaged stays as it is until the run gets there again",
+                    stacklevel=5,
+                )
+            return folder
+        unfinished = [folder for folder in _step_folders(self.folder) if step_of(folder) > 0]
+        if damage or unfinished:
+            found = damage or [f"{str(folder)!r} has no {MANIFEST}" for folder in unfinished]
+            raise GhostkitError(
+                f"no checkpoint of the run in {str(self.folder)!r} is whole, so it cannot go on: {'; '.join(found)}. "
+                "Nothing was changed; put a copy of a checkpoint back, or choose another folder"
+            )
+        return None
 
     def add_metrics(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Append rows to the metrics."""
+        """Append rows to the metrics, all or none of them."""
         rows = list(rows)
-        with (self.folder / "metrics.jsonl").open("a") as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
-            file.flush()
-            os.fsync(file.fileno())
+        with self.held():
+            append_whole(self.folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
         self.metrics_written += len(rows)
+        self._measured |= measured(rows)
 
     def cut_metrics(self, rows: int) -> None:
         """Keep the first ``rows`` of the metrics: what came after the checkpoint will be measured again."""
         path = self.folder / "metrics.jsonl"
-        lines = path.read_text().splitlines(keepends=True)[:rows] if path.exists() else []
-        write_atomically(path, "".join(lines))
-        self.metrics_written = rows
+        with self.held():
+            remove_drafts(self.folder)
+            lines = path.read_bytes().splitlines(keepends=True)[:rows] if path.exists() else []
+            lines = [line for line in lines if line.endswith(b"\n")]
+            write_atomically(path, b"".join(lines))
+        self.metrics_written = len(lines)
+        self._measured = measured(_parsed(lines))
 
     def write_history(self, history: History) -> None:
         """Replace the history by ``history``, of which it is the beginning."""
-        write_atomically(self.folder / "history.jsonl", "\n".join(history.lines()) + "\n")
+        with self.held():
+            write_atomically(self.folder / "history.jsonl", "\n".join(history.lines()) + "\n")
 
     def checkpoint_folder(self, step: int) -> Path:
         """Return the folder of the checkpoint at ``step``."""
         return self.folder / "checkpoints" / f"step-{step:08d}"
 
-    def prune_checkpoints(self, keep: int, always: set[int]) -> None:
-        """Remove all checkpoints but the last ``keep`` and those at the steps in ``always``."""
-        for folder in checkpoints(self.folder)[:-keep]:
-            if step_of(folder) not in always:
-                shutil.rmtree(folder, ignore_errors=True)
+    def prune_checkpoints(self, keep: int, history: History, step: int) -> None:
+        """Remove all checkpoints up to ``step`` but the last ``keep``, the best, the first and those at growth events.
+
+        Args:
+            keep: how many to keep besides the others.
+            history: of the network now.
+            step: where the run is; later checkpoints are damaged, and replaced when it gets there.
+        """
+        with self.held():
+            steps = [number for number in map(step_of, checkpoints(self.folder)) if number <= step]
+            grown_at = {event.step for event in history.events if event.edits}
+            kept = {0, *grown_at, *steps[-keep:], best_of(self._measured, history, steps)}
+            for folder in _step_folders(self.folder):
+                if step_of(folder) <= step and step_of(folder) not in kept:
+                    with suppress(OSError):
+                        (folder / MANIFEST).unlink(missing_ok=True)  # first: what is half removed is no checkpoint
+                        shutil.rmtree(folder)
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Write the closing numbers."""
-        write_atomically(self.folder / "result.json", json.dumps(result, indent=1))
+        with self.held():
+            write_atomically(self.folder / "result.json", json.dumps(result, indent=1))
+
+
+def _step_folders(folder: Path) -> list[Path]:
+    """Return the folders of checkpoints in a run's folder, whole or not, in order of their steps."""
+    found = (path for path in (folder / "checkpoints").glob("step-*") if STEP.fullmatch(path.name))
+    return sorted(found, key=step_of)
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """Return the whole checkpoints of a run, in order of their steps."""
-    return sorted(path.parent for path in (folder / "checkpoints").glob("step-*/manifest.json"))
+    """Return the checkpoints of a run that were written to their end, in order of their steps."""
+    return [path for path in _step_folders(folder) if (path / MANIFEST).exists()]
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """Return the last whole checkpoint of a run, if any."""
+    """Return the last checkpoint of a run that was written to its end, if any."""
     return next(iter(reversed(checkpoints(folder))), None)
 
 
 def step_of(checkpoint: Path) -> int:
     """Return the step at which a checkpoint was saved."""
     return int(checkpoint.name.removeprefix("step-"))
+
+
+def measured(rows: Iterable[Mapping[str, Any]]) -> dict[int, float]:
+    """Return what the test split said of the network at each step, by the task's main metric."""
+    found = {}
+    for row in rows:
+        value = row.get(metric_of(row))
+        if row.get("split") == "test" and isinstance(value, float | int) and math.isfinite(value):
+            found[int(row["step"])] = float(value)
+    return found
+
+
+def best_of(values: Mapping[int, float], history: History, steps: Iterable[int]) -> int | None:
+    """Return the best of some checkpoints, the later one of equals; None where none was measured.
+
+    Growth keeps the function, so a network that was measured and then grown, and saved, is as good as it was. What
+    takes growth back does not: such a checkpoint is not what was measured.
+
+    Args:
+        values: as :func:`measured` returns them.
+        history: of the run.
+        steps: of the checkpoints.
+    """
+    changed = {
+        event.step
+        for event in history.events
+        if event.undoes is not None or any(isinstance(edit, REMOVAL) for edit in event.edits)
+    }
+    known = [(values[step], step) for step in steps if step in values and step not in changed]
+    return max(known)[1] if known else None
+
+
+def _parsed(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
+    """Yield the rows of metrics that can be read."""
+    for line in lines:
+        with suppress(ValueError, RecursionError):
+            row = json.loads(line)
+            if isinstance(row, dict):
+                yield row
 
 
 def events_at(checkpoint: Path) -> int:

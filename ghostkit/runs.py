@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import torch
@@ -21,7 +21,7 @@ from ghostkit.growth.edits import Edit, RemoveBlock
 from ghostkit.growth.grow import rebuild, replay
 from ghostkit.growth.history import GrowthEvent, History, json_lines
 from ghostkit.metrics import METRICS, metric_of
-from ghostkit.run_folder import checkpoints, events_at, step_of
+from ghostkit.run_folder import best_of, checkpoints, events_at, measured, step_of
 
 __all__ = ["KeptNetwork", "Run", "find_runs", "summary"]
 
@@ -172,12 +172,25 @@ class Run:
             raise GhostkitError(f"no growth event {event} in {str(self.folder)!r}; it has 0 (the seedling) to {count}")
         return last
 
-    def model(self, step: int | None = None) -> torch.nn.Module:
-        """Return the network as saved at ``step``; as saved last when None.
+    @property
+    def best_step(self) -> int | None:
+        """Step of the best checkpoint: by the task's main metric on the test split, the later one of equals.
+
+        The best one is always kept. None where none was measured yet.
+        """
+        steps = [step_of(folder) for folder in checkpoints(self.folder)]
+        return best_of(measured(self.metrics.to_dict("records")), self.history, steps)
+
+    def model(self, step: int | Literal["best"] | None = None) -> torch.nn.Module:
+        """Return the network as saved at ``step``, or best (see :attr:`best_step`); as saved last when None.
 
         Raises:
             GhostkitError: if no checkpoint was kept at that step.
         """
+        if step == "best":
+            step = self.best_step
+            if step is None:
+                raise GhostkitError(f"no checkpoint in {str(self.folder)!r} was measured yet, so none is the best")
         known = checkpoints(self.folder)
         for folder in known if step is not None else known[-1:]:
             if step is None or step_of(folder) == step:

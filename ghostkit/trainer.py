@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ghostkit.averaging import moving_average
-from ghostkit.checkpoint import load, save
+from ghostkit.checkpoint import load
 from ghostkit.checks import check_accepts, check_can_grow, never_due, one_image
 from ghostkit.config import RunConfig
 from ghostkit.costs import TRAINING_PASS, head_macs, head_sizes, latency, macs
@@ -44,7 +44,7 @@ from ghostkit.growth.policy import (
 from ghostkit.growth.rates import NewcomerRates
 from ghostkit.processes import agreed, average_statistics, check_shares
 from ghostkit.progress import Progress
-from ghostkit.resuming import gathered, put_back
+from ghostkit.resuming import resume, save_run
 from ghostkit.run_folder import RunFolder
 from ghostkit.runs import Run
 from ghostkit.start import images_of, network_of
@@ -130,9 +130,7 @@ class Trainer:
             if reason is not None:
                 self.engine.note(reason, **self._moment())
         else:
-            rows = put_back(self, checkpoint)
-            if self.run is not None:
-                self.run.cut_metrics(rows)
+            resume(self, checkpoint)
         self._write_history()
 
     # -- the loop ----------------------------------------------------------------------------------------------------
@@ -143,6 +141,10 @@ class Trainer:
         Raises:
             GhostkitError: if the loss is not finite; the last checkpoint is kept.
         """
+        with nullcontext() if self.run is None else self.run.at_work():
+            yield from self._going_on()
+
+    def _going_on(self) -> Iterator[Event]:
         progress = self.progress
         clock = time.perf_counter()
 
@@ -184,7 +186,14 @@ class Trainer:
                 progress.epoch, progress.batch = progress.epoch + 1, 0
         if self._worth_saving:  # the last checkpoint was saved, and something was grown by hand since
             yield from self._save()
-        yield Finished(self._finish())
+        result = self._finish()
+        self.close()
+        yield Finished(result)
+
+    def close(self) -> None:
+        """Let the run folder go, for another trainer to go on there; this one may still go on instead."""
+        if self.run is not None:
+            self.run.release()
 
     def train(self) -> dict[str, Any]:
         """Run to the end without looking, and return the result."""
@@ -448,11 +457,8 @@ class Trainer:
     def _save(self) -> Iterator[CheckpointSaved]:
         if self.run is None:
             return
+        folder = save_run(self, self.run)
         self._worth_saving = False
-        state, tensors = gathered(self)
-        folder = save(self.model, self.run.checkpoint_folder(self.progress.step), self.optimizer, state, tensors)
-        grown_at = {event.step for event in history_of(self.model).events if event.edits}
-        self.run.prune_checkpoints(keep=self.config.keep_checkpoints, always=grown_at | {0})
         yield CheckpointSaved(folder)
 
     def _finish(self) -> dict[str, Any]:

@@ -274,6 +274,7 @@ def replace_file(folder: Path, name: str, data: bytes) -> None:
 def edit_manifest(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     manifest = manifest_of(folder)
     change(manifest)
+    manifest.pop("sha256", None)  # or else that is what would be wrong with it
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
@@ -307,7 +308,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "a newer format": (
         lambda folder: edit_manifest(folder, lambda m: m.update(format=2)),
-        "has format 2; this version",
+        "was written by a newer ghostkit: it has format 2, and this version reads format 1; upgrade",
     ),
     "no list of files": (lambda folder: edit_manifest(folder, lambda m: m.pop("files")), "is not as save"),
     "files as a list": (lambda folder: edit_manifest(folder, lambda m: m.update(files=["a"])), "is not as save"),

@@ -16,6 +16,7 @@ import torch
 import ghostkit
 from ghostkit import AddBlock, AddBranch, AddIntrinsic, GhostkitError, GrowthEvent, Run, RunConfig
 from ghostkit.growth import History, RemoveBlock, RemoveBranch, RemoveIntrinsic, WidenStage
+from ghostkit.holding import LOCK
 from ghostkit.run_folder import RunFolder, checkpoints, step_of
 from ghostkit.runs import find_runs, summary
 
@@ -61,9 +62,9 @@ def folder(tmp_path: Path) -> Path:
 
 def test_the_folder_holds_what_it_promises(folder):
     names = {path.name for path in folder.iterdir()}
-    assert names == {"config.json", "metrics.jsonl", "history.jsonl", "checkpoints", "result.json"}
+    assert names == {"config.json", "metrics.jsonl", "history.jsonl", "checkpoints", "result.json", LOCK}
     for path in folder.rglob("*"):
-        assert path.is_dir() or path.suffix in {".json", ".jsonl", ".safetensors"}
+        assert path.is_dir() or path.name == LOCK or path.suffix in {".json", ".jsonl", ".safetensors"}
 
 
 def test_metrics_are_a_row_for_each_measurement(folder):
@@ -326,23 +327,71 @@ def test_a_checkpoint_that_is_just_being_removed_is_passed_over(folder):
     assert Run(folder).model_at(2).step == 2
 
 
+def rows(*accuracies: float | None) -> list[dict[str, Any]]:
+    """Metrics at steps 0, 10, 20, ..., none where the accuracy is None."""
+    return [
+        {"step": 10 * number, "split": split, "accuracy": accuracy if split == "test" else 1.0}
+        for number, accuracy in enumerate(accuracies)
+        if accuracy is not None
+        for split in ("train", "test")
+    ]
+
+
+GROWN, NOTHING = GrowthEvent((AddBranch("a", 3),), step=20), GrowthEvent((), step=20)
+SHRUNK, UNDONE = GrowthEvent((RemoveBranch("a", 3, branch=0),), step=20), GrowthEvent((), step=20, undoes=1)
+NAN = float("nan")
+
+
 @pytest.mark.parametrize(
-    ("keep", "always", "left"),
-    [(1, set(), [40]), (2, set(), [30, 40]), (1, {0, 20}, [0, 20, 40]), (9, {0}, [0, 10, 20, 30, 40]), (1, {99}, [40])],
+    ("keep", "events", "accuracies", "left", "best"),
+    [
+        (1, [], [], [0, 40], None),
+        (2, [], [], [0, 30, 40], None),
+        (9, [], [], [0, 10, 20, 30, 40], None),
+        (1, [GROWN], [], [0, 20, 40], None),
+        (1, [NOTHING], [], [0, 40], None),
+        (1, [], [0.1, 0.9, 0.2, 0.3, 0.4], [0, 10, 40], 10),
+        (1, [], [0.1, 0.9, 0.9, 0.3, 0.4], [0, 20, 40], 20),
+        (1, [], [0.9, 0.1, 0.2, 0.3, 0.4], [0, 40], 0),
+        (1, [], [0.1, NAN, 0.2, None, 0.1], [0, 20, 40], 20),
+        (1, [NOTHING], [0.1, 0.2, 0.9, 0.3, 0.4], [0, 20, 40], 20),
+        (1, [UNDONE], [0.1, 0.2, 0.9, 0.3, 0.1], [0, 30, 40], 30),
+        (1, [SHRUNK], [0.1, 0.2, 0.9, 0.3, 0.1], [0, 20, 30, 40], 30),
+    ],
 )
-def test_pruning_keeps_the_last_ones_and_those_it_is_told(keep, always, left, tmp_path):
-    writer = RunFolder(tmp_path)
-    for step in range(0, 50, 10):
+def test_pruning_keeps_the_first_the_last_those_at_growth_events_and_the_best(
+    keep, events, accuracies, left, best, tmp_path
+):
+    writer, history = RunFolder(tmp_path), History(None, None, events)
+    writer.begin(CONFIG)
+    writer.write_history(history)
+    writer.add_metrics(rows(*accuracies))
+    for step in range(0, 60, 10):
         writer.checkpoint_folder(step).mkdir()
-        (writer.checkpoint_folder(step) / "manifest.json").write_text("{}")
-    writer.prune_checkpoints(keep, always)
+        if step != 50:
+            (writer.checkpoint_folder(step) / "manifest.json").write_text("{}")
+    writer.prune_checkpoints(keep, history, step=40)
     assert [step_of(checkpoint) for checkpoint in checkpoints(tmp_path)] == left
+    assert writer.checkpoint_folder(50).exists(), "the run was not there yet"
+    assert Run(tmp_path).best_step == best
+
+
+def test_the_best_network_is_found_by_its_name(folder):
+    run = Run(folder)
+    measured = run.metrics.query("split == 'test'")
+    best = int(measured[measured["accuracy"] == measured["accuracy"].max()]["step"].iloc[-1])
+    assert run.best_step == best
+    images = torch.randn(2, 1, 8, 8)
+    assert torch.equal(run.model("best").eval()(images), run.model(best).eval()(images))
+    (folder / "metrics.jsonl").write_text("")
+    with pytest.raises(GhostkitError, match=r"no checkpoint in .* was measured yet, so none is the best"):
+        Run(folder).model("best")
 
 
 def test_a_checkpoint_that_was_never_finished_does_not_count(tmp_path):
     writer = RunFolder(tmp_path)
-    writer.checkpoint_folder(3).mkdir()
-    (writer.checkpoint_folder(3) / "model-0123456789ab.safetensors").write_bytes(b"half of")
+    writer.checkpoint_folder(0).mkdir()
+    (writer.checkpoint_folder(0) / "model-0123456789ab.safetensors").write_bytes(b"half of")
     assert checkpoints(tmp_path) == []
     assert writer.begin(CONFIG) is None
 

@@ -157,6 +157,7 @@ def test_a_resumed_run_counts_its_room_from_its_seedling_and_measures_no_latency
     events = iter(first)
     assert [letter(next(events)) for _ in range(7)] == SEQUENCE[:7]
     latencies = dict(first.engine.latency.lines)
+    del events  # and with it the hold on the folder
     monkeypatch.setattr(engine_module.LatencyTable, "measure", lambda *_: None)
     second = Trainer(config(), tmp_path)
     assert second.engine.macs > first.engine.seedling["macs"]
@@ -411,7 +412,7 @@ def cut_short(folder: Path) -> None:
 
 def foreign(folder: Path) -> None:
     manifest = json.loads((folder / "manifest.json").read_text())
-    del manifest["state"]["policy"]
+    del manifest["state"]["policy"], manifest["sha256"]
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
@@ -423,6 +424,7 @@ def test_a_damaged_checkpoint_is_named_before_anything_is_written(damage: Callab
     events = iter(Trainer(config(), tmp_path))
     for _ in range(4):
         next(events)
+    del events
     damage(tmp_path / "checkpoints" / "step-00000000")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     with pytest.raises(GhostkitError, match=message):
