@@ -1,12 +1,14 @@
 """Several runs at once, each in a process of its own: a small network keeps one core busy, and no more.
 
-What comes out is what would come out one after the other, bit for bit.
+What comes out is what would come out one after the other, bit for bit. A worker whose parent has been killed ends
+between two steps: nobody would ask it for its run any more, and the next one to resume it should find it free.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -16,9 +18,12 @@ import torch
 from ghostkit.config import RunConfig
 from ghostkit.errors import GhostkitError
 from ghostkit.runs import Run
-from ghostkit.trainer import train
+from ghostkit.trainer import Trainer, train
 
 __all__ = ["train_all"]
+
+ORPHANED = threading.Event()  # the parent of this worker is gone
+AT_REST = threading.Event()  # this worker trains nothing at the moment
 
 
 def train_all(
@@ -49,9 +54,9 @@ def train_all(
         return ended
     # Fresh processes, not forks: the threads of PyTorch do not survive a fork.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(runs)), mp_context=context) as pool:
+    with ProcessPoolExecutor(min(workers, len(runs)), mp_context=context, initializer=watch_parent) as pool:
         futures: dict[Future[Run], Path] = {
-            pool.submit(train, config, folder): folder for folder, config in runs.items()
+            pool.submit(train_watched, config, folder): folder for folder, config in runs.items()
         }
         try:
             for future in as_completed(futures):
@@ -60,6 +65,33 @@ def train_all(
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return [Run(folder) for folder in runs]
+
+
+def watch_parent() -> None:
+    """Let this worker end once its parent has: after the step in hand, or at once where it trains nothing."""
+    AT_REST.set()
+    threading.Thread(target=_end_after_parent, name="ghostkit parent", daemon=True).start()
+
+
+def _end_after_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        ORPHANED.set()
+        AT_REST.wait()
+        os._exit(1)  # the pool's queues, which another way out would wait for, lead nowhere now
+
+
+def train_watched(config: RunConfig, folder: Path) -> Run:
+    """Do what :func:`ghostkit.train` does, as long as this worker's parent lives."""
+    AT_REST.clear()
+    try:
+        for _ in Trainer(config, folder):
+            if ORPHANED.is_set():
+                break
+    finally:
+        AT_REST.set()
+    return Run(folder)
 
 
 def cores() -> int:
