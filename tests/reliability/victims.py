@@ -7,8 +7,10 @@ of one configuration end on the same bits.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -51,12 +53,14 @@ class Victims:
         Args:
             config: parameters of the run.
             folder: the run folder.
-            **how: ``after``: seconds after which it is killed from outside; ``at``: the name of a place in ``PLACES``,
-                the number of the call there, from 1, and "before", "half" (of what is written) or "after" it.
+            **how: ``after``: seconds after which it is killed from outside; ``at``: the name of a place, the number of
+                the call there, from 1, and what happens: it is killed "before", "half" (of what is written) or "after"
+                it, the disk is "full", or somebody presses Ctrl-C ("interrupt"); ``limit``: bytes that no file may
+                exceed.
 
         Returns:
-            ``code``: the exit code, 0 at the end of a run, -9 after a kill; ``seconds`` that it took; ``calls``: at
-            the end of a run, how often each place was passed.
+            ``code``: the exit code, 0 at the end of a run, 3 after an error, -9 after a kill; ``seconds`` that it took;
+            ``calls``: at the end of a run, how often each place was passed; ``error``: its name and message.
         """
         assert self.process.stdin is not None
         assert self.process.stdout is not None
@@ -138,8 +142,12 @@ def counted(calls: dict[str, int], at: list[Any] | None) -> None:
         def watching(*args: Any, **kwargs: Any) -> Any:
             calls[name] = calls.get(name, 0) + 1
             moment = at[2] if at and at[:2] == [name, calls[name]] else ""
-            if moment == "half":
+            if moment in ("half", "full") and name == "write":
                 call(args[0], args[1][: len(args[1]) // 2])
+            if moment == "full":
+                raise OSError(errno.ENOSPC, "No space left on device")
+            if moment == "interrupt":
+                raise KeyboardInterrupt
             if moment in ("before", "half"):
                 os.kill(os.getpid(), signal.SIGKILL)
             result = call(*args, **kwargs)
@@ -161,6 +169,8 @@ def train(order: dict[str, Any]) -> dict[str, int]:
 
     costs.LatencyTable.measure = measure  # type: ignore[method-assign]
     trainer.latency = lambda *_: 1.0  # type: ignore[assignment]
+    if "limit" in order:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (order["limit"], order["limit"]))
     calls: dict[str, int] = {}
     counted(calls, order.get("at"))
     Trainer(RunConfig(**order["config"]), order["folder"]).train()
@@ -173,14 +183,13 @@ def child(order: dict[str, Any]) -> Iterator[tuple[int, int]]:
     told, telling = os.pipe()
     pid = os.fork()
     if pid == 0:
-        code = 1
+        write, code = os.write, 0
         try:
-            os.write(telling, json.dumps(train(order)).encode())
-            code = 0
-        except BaseException:
-            sys.excepthook(*sys.exc_info())
-        finally:
-            os._exit(code)
+            said: dict[str, Any] = {"calls": train(order)}
+        except BaseException as error:
+            code, said = 3, {"error": f"{type(error).__name__}: {error}"}
+        write(telling, json.dumps(said).encode())
+        os._exit(code)
     os.close(telling)
     try:
         yield pid, told
@@ -203,8 +212,8 @@ def serve() -> None:
                 os.kill(pid, signal.SIGKILL)
             _, status = os.waitpid(pid, 0)
             answer = {"code": os.waitstatus_to_exitcode(status), "seconds": time.monotonic() - begun}
-            if answer["code"] == 0:
-                answer["calls"] = json.loads(os.read(told, 65536))
+            if answer["code"] >= 0:
+                answer |= json.loads(os.read(told, 65536))
         print(json.dumps(answer), flush=True)
 
 
