@@ -224,29 +224,30 @@ def test_train_takes_a_runs_own_configuration_and_goes_on_in_its_folder(here):
 
 def test_a_run_stopped_by_hand_goes_on_by_the_same_command(here, monkeypatch):
     (here / "first.yaml").write_text(SMALL + "evaluate_every: 0.5\nbatch_size: 8\n")
-    step = ghostkit.trainer.Trainer._step
-    monkeypatch.setattr("ghostkit.trainer.Trainer._step", lambda self, *batch: stop(self) or step(self, *batch))
+    step = ghostkit.Trainer._step
+    monkeypatch.setattr(ghostkit.Trainer, "_step", lambda self, *batch: stop(self) or step(self, *batch))
 
     def stop(trainer: Any) -> None:
         if trainer.progress.step == 6:
             raise KeyboardInterrupt
 
     first = invoke("train", "first.yaml")
-    assert (first.exit_code, first.stdout) == (130, "")
+    assert (first.exit_code, first.stdout) == (130, ""), first.exception
     assert "stopped by hand; the same command goes on from the last checkpoint in runs/first-0" in first.stderr
-    monkeypatch.setattr("ghostkit.trainer.Trainer._step", step)
+    monkeypatch.setattr(ghostkit.Trainer, "_step", step)
     assert invoke("train", "first.yaml").exit_code == 0
     assert ghostkit.Run("runs/first-0").result["steps"] == 8
 
 
-def test_train_under_torchrun_is_the_same_and_refuses_processes_that_do_not_know_their_place(here):
+def test_two_processes_train_one_run_and_those_that_do_not_know_their_place_are_refused(here):
     (here / "first.yaml").write_text(SMALL)
     words = [
         sys.executable,
         "-m",
         "torch.distributed.run",
+        "--standalone",
         "--nproc-per-node",
-        "1",
+        "2",
         "-m",
         "ghostkit",
         "train",
@@ -254,9 +255,9 @@ def test_train_under_torchrun_is_the_same_and_refuses_processes_that_do_not_know
     ]
     shown = subprocess.run(words, capture_output=True, text=True, check=False)
     assert shown.returncode == 0, shown.stderr
-    assert "run       runs/first-0" in shown.stdout
+    assert shown.stdout.count("run       runs/first-0") == 1  # the first process tells
     several = {**os.environ, "WORLD_SIZE": "2"}
-    shown = subprocess.run([*words[:1], *words[5:]], capture_output=True, text=True, check=False, env=several)
+    shown = subprocess.run([*words[:1], *words[6:]], capture_output=True, text=True, check=False, env=several)
     assert shown.returncode == 2
     assert shown.stderr.startswith("ghostkit: WORLD_SIZE is 2 in the environment, but RANK, LOCAL_RANK,")
 

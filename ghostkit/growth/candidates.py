@@ -16,6 +16,7 @@ from ghostkit.growth.edits import INITS, KINDS, take_down
 from ghostkit.growth.gain import fisher_gain, per_sample_gradient
 from ghostkit.growth.layers import reader
 from ghostkit.growth.ledger import Ledger
+from ghostkit.growth.precision import in_full
 from ghostkit.growth.proposals import Loss, Seen, observe, propose
 from ghostkit.growth.scoring import SCORES, score_attached
 from ghostkit.growth.sites import Site, sites
@@ -27,6 +28,7 @@ COLUMNS = ("edit", "site", "kind", "init", "gain", "macs", "params", "millisecon
 EXTRAS = ("saturation", "gain_ratio")
 
 
+@in_full
 def candidates(
     model: nn.Module,
     images: Any,

@@ -27,6 +27,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ghostkit.growth.precision import widened
+
 __all__ = [
     "Probe",
     "fisher_gain",
@@ -74,12 +76,12 @@ class Probe:
         def hook(_layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
             if not torch.is_grad_enabled():  # a pass that only measures something
                 return None
-            self.inputs[path] = inputs[0].detach()
-            self.outputs[path] = output.detach()
+            self.inputs[path] = widened(inputs[0].detach())
+            self.outputs[path] = widened(output.detach())
             if not output.requires_grad:  # all before it is frozen; a copy, since in-place activations may follow
                 output = output.detach().requires_grad_().clone()
             # A hook on the tensor, not on the module: the latter forbids the in-place activations that may follow.
-            output.register_hook(lambda gradient: self.gradients.__setitem__(path, gradient))
+            output.register_hook(lambda gradient: self.gradients.__setitem__(path, widened(gradient)))
             return output
 
         return hook

@@ -18,14 +18,19 @@ from ghostkit.growth.channels import remapped
 from ghostkit.growth.edits import GROWTH, AddBlock, AddLink, Edit, RemoveBlock, RemoveLink, take_down
 from ghostkit.growth.fitting import fitted, note_columns
 from ghostkit.growth.history import GrowthEvent, History, history_of
+from ghostkit.growth.precision import in_full
 from ghostkit.growth.sites import sites
 from ghostkit.growth.surgery import Surgery, measure_fresh_statistics, transaction
-from ghostkit.nn.zoo import build
+from ghostkit.nn.bounds import check_size
+from ghostkit.nn.zoo import build_recipe
+from ghostkit.reading import UNFITTING
 
 __all__ = ["apply_edits", "grow", "rebuild", "replay"]
 
 # An edit keeps the function; kernels of another shape round differently, but never by more than this share.
 TOLERANCE = 1e-2
+
+MOST_WORK = 1_000_000  # edits times modules of the network, in all of a history that is carried out: some minutes
 
 REWIRING = (AddBlock, RemoveBlock, AddLink, RemoveLink)  # after these, the sites are no longer what they were
 
@@ -90,6 +95,7 @@ def check_whole(model: nn.Module) -> None:
         )
 
 
+@in_full
 def apply_edits(
     model: nn.Module,
     edits: Sequence[Edit],
@@ -216,7 +222,7 @@ def rebuild(history: History) -> nn.Module:
     """
     if history.recipe is None:
         raise GhostkitError("this history has no recipe: a network of your own is rebuilt by load(folder, host=...)")
-    model = build(**history.recipe)
+    model = build_recipe(history.recipe)
     regrow(model, history)
     return model
 
@@ -241,8 +247,21 @@ def replay(history: History) -> Iterator[nn.Module]:
 
 
 def regrow(host: nn.Module, history: History) -> None:
-    """Apply all edits of ``history`` to its seedling ``host``, without measuring anything."""
+    """Apply all edits of ``history`` to its seedling ``host``, without measuring anything.
+
+    Raises:
+        GhostkitError: if an edit does not fit, or there is too much of it: the history may be anybody's.
+    """
     generator = torch.Generator().manual_seed(0)
-    for event in history.events:
-        apply_edits(host, event.edits, None, None, None, generator)
+    work = 0
+    for number, event in enumerate(history.events, start=1):
+        try:
+            apply_edits(host, event.edits, None, None, None, generator)
+        except UNFITTING as error:
+            raise GhostkitError(f"event {number} of the history does not fit: {error!r:.500}") from None
+        modules = sum(1 for _ in host.modules())
+        work += len(event.edits) * modules
+        check_size(costs.params(host), modules)
+        if work > MOST_WORK:
+            raise GhostkitError(f"the history is too long to be carried out: {len(history.edits):,} edits")
     host.growth_history = history  # type: ignore[assignment]

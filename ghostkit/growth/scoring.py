@@ -37,7 +37,7 @@ from ghostkit.growth.proposals import Loss, backward
 from ghostkit.growth.sites import Site
 from ghostkit.growth.surgery import Surgery
 from ghostkit.nn.ghost import CheapLayer
-from ghostkit.nn.links import CrossLayerLink
+from ghostkit.nn.links import CrossLayerLink, is_linked, trace_links
 
 __all__ = ["SCORES", "Scored", "score_attached"]
 
@@ -174,7 +174,7 @@ def score_attached(
         generator: where weights that are not found draw from.
     """
     numbers = [[n for kind in kinds for n, edit in enumerate(edits) if isinstance(edit, kind)] for kinds in ROUNDS]
-    rounds = (attached(original, known, edits, here, generator) for here in numbers if here)
+    rounds = [attached(original, known, edits, here, generator) for here in numbers if here]
 
     def scored(scratch: nn.Module, born: ZeroBorn) -> tuple[dict[int, Scored], float]:
         layers = {path: scratch.get_submodule(path) for path in born.paths()}
@@ -190,16 +190,18 @@ def score_attached(
     return found, forwards
 
 
-def side_by_side(work: Callable[..., Any], rounds: Iterator[tuple[Any, ...]], device: torch.device) -> list[Any]:
+def side_by_side(work: Callable[..., Any], rounds: Sequence[tuple[Any, ...]], device: torch.device) -> list[Any]:
     """Return what ``work`` makes of each of ``rounds``, at the same time where a core would otherwise be idle.
 
-    A small network computes on one thread; what comes out does not depend on what another thread does meanwhile.
+    A small network computes on one thread; what comes out does not depend on what another thread does meanwhile. No
+    network may be traced by then, since that changes how every module in the process is called.
     """
-    if device.type != "cpu" or torch.get_num_threads() > 1 or torch.is_autocast_enabled("cpu"):
+    if device.type != "cpu" or torch.get_num_threads() > 1 or len(rounds) < 2:
         return [work(*one) for one in rounds]
+    for block in (module for scratch, *_ in rounds for module in scratch.modules() if is_linked(module)):
+        trace_links(block)
     with ThreadPoolExecutor(len(ROUNDS), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        begun = [pool.submit(work, *one) for one in rounds]  # the next one is made while the first is at work
-        return [future.result() for future in begun]
+        return [*pool.map(work, *zip(*rounds, strict=True))]
 
 
 def gained(parts: Sequence[Part], score: str) -> Scored:

@@ -163,6 +163,7 @@ class GhostModule(nn.Module):
         self.cheap_kernel = cheap_kernel
         self.activation = activation
         self.bare = bare
+        self.attention = attention
         intrinsic = math.ceil(out_channels / ratio)
         self.primary_conv = nn.Sequential(
             nn.Conv2d(in_channels, intrinsic, kernel_size, stride, kernel_size // 2, bias=bias),
@@ -196,11 +197,6 @@ class GhostModule(nn.Module):
         """Number of intrinsic maps."""
         return self.primary.out_channels
 
-    @property
-    def attention(self) -> bool:
-        """Whether the output is gated by decoupled fully connected attention (GhostNetV2)."""
-        return hasattr(self, "short_conv")
-
     def operation(self, branches: int, kernel_size: int) -> CheapOperation:
         """Return a new cheap operation over the intrinsic maps, alike in what stands behind its convolution."""
         bias = self.primary.bias is not None
@@ -218,11 +214,6 @@ class GhostModule(nn.Module):
         """Number of ghost maps that are computed, whether or not the output is cut off."""
         return sum(operation.ghosts for _, operation in self.operations())
 
-    @property
-    def made(self) -> int:
-        """Number of maps that are computed, intrinsic ones and ghosts."""
-        return self.intrinsic_channels + self.ghosts
-
     def branches(self) -> dict[int, int]:
         """Return the number of branches of each kernel size (kernel side in pixels -> count)."""
         return {operation.kernel_size: operation.branches for _, operation in self.operations()}
@@ -230,12 +221,13 @@ class GhostModule(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, in_channels, H, W) to (B, out_channels, H / stride, W / stride)."""
         intrinsic = self.primary_conv(x)
-        maps = [self.cheap_operation(intrinsic)] if len(self.cheap_operation) else []
-        maps.extend(operation(intrinsic) for operation in self.further_operations.values())
-        if len(self.deeper_layers):
-            maps = [self.deeper_layers(torch.cat(maps, dim=1))]
-        maps.insert(0, intrinsic)
-        out = torch.cat(maps, dim=1) if len(maps) > 1 else intrinsic
+        cheap, further, deeper = self.cheap_operation, self.further_operations, self.deeper_layers
+        maps = [cheap(intrinsic)] if len(cheap) else []
+        if len(further):
+            maps.extend(operation(intrinsic) for operation in further.values())
+        if len(deeper):
+            maps = [deeper(torch.cat(maps, dim=1))]
+        out = torch.cat([intrinsic, *maps], dim=1) if maps else intrinsic
         if out.shape[1] > self.out_channels:
             out = out[:, : self.out_channels]
         return out * self._gate(x, out.shape[-2:]) if self.attention else out
@@ -355,8 +347,11 @@ class GhostBottleneck(nn.Module):
 def is_own(maps: Tensor, module: GhostModule) -> bool:
     """Return whether nobody but the caller holds the ``maps`` that ``module`` has just made: they may be written over.
 
-    A tensor of its own comes out where intrinsic and ghost maps were concatenated and none was cut off. Hooks may keep
-    what they are shown, and a tracer's maps are no tensor.
+    Intrinsic and ghost maps are concatenated into a tensor of its own. Hooks may keep what they are shown; a tracer's
+    maps are no tensor, a compiler sees to it by itself, and gradients through a part of a tensor take a copy.
     """
-    held = module._forward_hooks or module._backward_hooks or module._backward_pre_hooks or module.attention
-    return isinstance(maps, Tensor) and not held and module.ghosts > 0 and module.out_channels == module.made
+    if not isinstance(maps, Tensor) or torch.compiler.is_compiling() or not len(module.cheap_operation):
+        return False
+    if module._forward_hooks or module._backward_hooks or module._backward_pre_hooks:
+        return False
+    return not (maps.requires_grad and maps._is_view())

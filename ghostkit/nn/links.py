@@ -59,8 +59,10 @@ class Stage(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) through the blocks in order."""
-        if not any(len(getattr(block, "links", ())) for block in self):
-            return super().forward(x)
+        if not any(is_linked(block) for block in self):
+            for block in self:
+                x = block(x)
+            return x
         earlier: dict[str, Tensor] = {}
 
         def handing_on(name: str, links: Any) -> Change:
@@ -75,6 +77,12 @@ class Stage(nn.Sequential):
         for name, block in self.named_children():
             x = block(x, handing_on(name, block.links)) if hasattr(block, "links") else block(x)
         return x
+
+
+def is_linked(block: nn.Module) -> bool:
+    """Return whether a link leads into ``block``."""
+    links = block._modules.get("links")  # looked up at every forward: getattr would search three places first
+    return isinstance(links, nn.ModuleDict) and len(links) > 0
 
 
 def linkable(block: nn.Module) -> nn.Module:
@@ -110,8 +118,7 @@ def linkable_class(kind: Any) -> Any:
         def forward(self, x: Tensor, function: Change | None = None) -> Tensor:
             if function is None:
                 return super().forward(x)
-            if "changing_forward" not in self.__dict__:
-                self.__dict__["changing_forward"] = changing_forward(self)
+            trace_links(self)
             return self.__dict__["changing_forward"](self, function, x)
 
         def __reduce_ex__(self, protocol: Any) -> Any:  # neither class nor traced forward can be found by a name
@@ -125,6 +132,12 @@ def linkable_class(kind: Any) -> Any:
 def _new_linkable(kind: Any) -> Any:
     made = linkable_class(kind)
     return made.__new__(made)
+
+
+def trace_links(block: nn.Module) -> None:
+    """Trace ``block`` for the links that lead into it, unless that was done: at its first forward at the latest."""
+    if "changing_forward" not in block.__dict__:
+        block.__dict__["changing_forward"] = changing_forward(block)
 
 
 def changing_forward(block: nn.Module) -> Callable[[nn.Module, Change, Tensor], Tensor]:
