@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -37,7 +36,7 @@ from ghostkit.growth.proposals import Loss, backward
 from ghostkit.growth.sites import Site
 from ghostkit.growth.surgery import Surgery
 from ghostkit.nn.ghost import CheapLayer
-from ghostkit.nn.links import CrossLayerLink, is_linked, trace_links
+from ghostkit.nn.links import CrossLayerLink
 
 __all__ = ["SCORES", "Scored", "score_attached"]
 
@@ -174,34 +173,16 @@ def score_attached(
         generator: where weights that are not found draw from.
     """
     numbers = [[n for kind in kinds for n, edit in enumerate(edits) if isinstance(edit, kind)] for kinds in ROUNDS]
-    rounds = [attached(original, known, edits, here, generator) for here in numbers if here]
-
-    def scored(scratch: nn.Module, born: ZeroBorn) -> tuple[dict[int, Scored], float]:
+    found: dict[int, Scored] = {}
+    forwards = 0.0
+    for here in filter(None, numbers):
+        scratch, born = attached(original, known, edits, here, generator)
         layers = {path: scratch.get_submodule(path) for path in born.paths()}
         with Probe(layers) as probe:
             backward(scratch, images, targets, loss)
-        found = {number: gained(parts, score) for number, parts in parts_of(born, layers, probe).items()}
-        return found, len(images) * sum(cost.macs for cost in layer_costs(scratch, images).values())
-
-    found: dict[int, Scored] = {}
-    forwards = 0.0
-    for part, taken in side_by_side(scored, rounds, next(original.parameters()).device):
-        found, forwards = found | part, forwards + taken
+        found |= {number: gained(parts, score) for number, parts in parts_of(born, layers, probe).items()}
+        forwards += len(images) * sum(cost.macs for cost in layer_costs(scratch, images).values())
     return found, forwards
-
-
-def side_by_side(work: Callable[..., Any], rounds: Sequence[tuple[Any, ...]], device: torch.device) -> list[Any]:
-    """Return what ``work`` makes of each of ``rounds``, at the same time where a core would otherwise be idle.
-
-    A small network computes on one thread; what comes out does not depend on what another thread does meanwhile. No
-    network may be traced by then, since that changes how every module in the process is called.
-    """
-    if device.type != "cpu" or torch.get_num_threads() > 1 or len(rounds) < 2:
-        return [work(*one) for one in rounds]
-    for block in (module for scratch, *_ in rounds for module in scratch.modules() if is_linked(module)):
-        trace_links(block)
-    with ThreadPoolExecutor(len(ROUNDS), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        return [*pool.map(work, *zip(*rounds, strict=True))]
 
 
 def gained(parts: Sequence[Part], score: str) -> Scored:

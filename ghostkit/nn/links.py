@@ -118,7 +118,8 @@ def linkable_class(kind: Any) -> Any:
         def forward(self, x: Tensor, function: Change | None = None) -> Tensor:
             if function is None:
                 return super().forward(x)
-            trace_links(self)
+            if "changing_forward" not in self.__dict__:
+                self.__dict__["changing_forward"] = changing_forward(self)
             return self.__dict__["changing_forward"](self, function, x)
 
         def __reduce_ex__(self, protocol: Any) -> Any:  # neither class nor traced forward can be found by a name
@@ -132,12 +133,6 @@ def linkable_class(kind: Any) -> Any:
 def _new_linkable(kind: Any) -> Any:
     made = linkable_class(kind)
     return made.__new__(made)
-
-
-def trace_links(block: nn.Module) -> None:
-    """Trace ``block`` for the links that lead into it, unless that was done: at its first forward at the latest."""
-    if "changing_forward" not in block.__dict__:
-        block.__dict__["changing_forward"] = changing_forward(block)
 
 
 def changing_forward(block: nn.Module) -> Callable[[nn.Module, Change, Tensor], Tensor]:

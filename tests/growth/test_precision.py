@@ -58,18 +58,3 @@ def test_an_edit_under_autocast_is_applied_and_checked_in_full_precision(trained
         event = ghostkit.grow(model, AddBranch("blocks.1.0.ghost1", kernel_size=5), probe=images)
     assert event.max_logit_change < 1e-5
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
-
-
-def test_candidates_scored_on_two_threads_are_those_scored_on_one_after_the_other(trained, monkeypatch):
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        together = ghostkit.candidates(*trained, loss)
-        monkeypatch.setattr("ghostkit.growth.scoring.side_by_side", lambda work, rounds, _: [work(*r) for r in rounds])
-        assert (
-            ghostkit.candidates(*trained, loss)
-            .drop(columns="milliseconds")
-            .equals(together.drop(columns="milliseconds"))
-        )
-    finally:
-        torch.set_num_threads(threads)
