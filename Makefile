@@ -28,8 +28,8 @@ test: $(VENV)/.installed-test $(VENV)/.browser-sought ## install what the tests 
 	@$(BIN)/python -c '$(BROWSER)' || echo "==> NO CHROMIUM: the tests in a real browser are skipped; ghostkit doctor says how to get one" >&2
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
-soak: $(VENV)/.installed-test ## what takes long by nature: a thousand edits in a row on each host, a sweep killed twenty times
-	@GHOSTKIT_SOAK=1 $(BIN)/python -m pytest -n $(WORKERS) tests/growth/test_soak.py tests/sweeps/test_running.py $(ARGS)
+soak: $(VENV)/.installed-test ## what takes long by nature: a thousand edits in a row, runs and sweeps killed, thousands of hostile files
+	@GHOSTKIT_SOAK=1 $(BIN)/python -m pytest -n $(WORKERS) tests/growth/test_soak.py tests/sweeps/test_running.py tests/reliability tests/hostile $(ARGS)
 
 lab: $(VENV)/.installed-demo ## open JupyterLab on the notebooks
 	@$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks $(if $(filter 0,$(shell id -u)),--allow-root)

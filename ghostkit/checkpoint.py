@@ -24,6 +24,7 @@ from ghostkit.errors import GhostkitError
 from ghostkit.files import remove_drafts, write_atomically
 from ghostkit.growth.grow import rebuild, regrow
 from ghostkit.growth.history import History, history_of
+from ghostkit.reading import MOST_TEXT, UNFITTING, file_bytes, file_text, parsed_json
 
 __all__ = ["DamagedError", "load", "load_state", "save"]
 
@@ -31,6 +32,8 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 FILES = ("history.jsonl", "model.safetensors", "optimizer.safetensors", "state.safetensors")
 MANIFEST_KEYS = {"format", "files", "state", "channels_last", "optimizer", "sha256"}
+# Their compiled steps read and write as many moments as there are weights, whatever they are given.
+ELEMENTWISE = (torch.optim.SGD, torch.optim.Adam)
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
 
@@ -176,7 +179,7 @@ def load(folder: str | Path, optimizer: MakeOptimizer | None = None, host: nn.Mo
         GhostkitError: if it was written by a newer version, or does not fit.
     """
     manifest, contents = read(folder)
-    history = History.parse(contents["history.jsonl"].decode().splitlines(keepends=True), f"{folder}/history.jsonl")
+    history = history_in(contents["history.jsonl"], f"{folder}/history.jsonl")
     if host is None:
         model = rebuild(history)
     else:
@@ -184,12 +187,12 @@ def load(folder: str | Path, optimizer: MakeOptimizer | None = None, host: nn.Mo
         regrow(model, history)
     weights = tensors_of(contents["model.safetensors"], f"{folder}/model.safetensors")
     sample = next((weight for weight in weights.values() if weight.is_floating_point()), None)
-    if sample is not None:
-        model.to(dtype=sample.dtype)
     try:
+        if sample is not None:
+            model.to(dtype=sample.dtype)
         lay_out(model, manifest.get("channels_last", ()))
         model.load_state_dict(weights)
-    except (RuntimeError, AttributeError, TypeError) as error:
+    except UNFITTING as error:
         raise GhostkitError(f"the weights in {str(folder)!r} do not fit the network of its history: {error}") from None
     if optimizer is None:
         return model
@@ -204,8 +207,10 @@ def load(folder: str | Path, optimizer: MakeOptimizer | None = None, host: nn.Mo
 def load_state(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return the further plain data and tensors that :func:`save` was given."""
     manifest, contents = read(folder)
-    data = contents.get("state.safetensors")
-    return manifest.get("state", {}), {} if data is None else tensors_of(data, f"{folder}/state.safetensors")
+    data, state = contents.get("state.safetensors"), manifest.get("state", {})
+    if not isinstance(state, dict):
+        raise GhostkitError(f"the state in {str(folder)!r} is {type(state).__name__}; expected names and values")
+    return state, {} if data is None else tensors_of(data, f"{folder}/state.safetensors")
 
 
 def read(folder: str | Path) -> tuple[dict[str, Any], dict[str, bytes]]:
@@ -217,7 +222,7 @@ def read(folder: str | Path) -> tuple[dict[str, Any], dict[str, bytes]]:
     """
     folder = Path(folder)
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
+        manifest = parsed_json(file_text(folder / MANIFEST))
     except (OSError, ValueError) as error:
         raise DamagedError(f"{str(folder)!r} is no checkpoint: cannot read its {MANIFEST}: {error}") from None
     found = manifest.get("format") if isinstance(manifest, dict) else None
@@ -236,10 +241,14 @@ def read(folder: str | Path) -> tuple[dict[str, Any], dict[str, bytes]]:
     contents = {}
     try:
         entries = {str(name): (str(e["file"]), str(e["sha256"])) for name, e in manifest["files"].items()}
+        if not entries.keys() <= set(FILES):
+            raise DamagedError(
+                f"the {MANIFEST} of {str(folder)!r} names {', '.join(entries)}; expected some of {FILES}"
+            )
         for name, (file, digest) in entries.items():
             if Path(file).name != file:
                 raise DamagedError(f"the checkpoint {str(folder)!r} names a file outside itself: {file!r}")
-            data = (folder / file).read_bytes()
+            data = file_bytes(folder / file, MOST_TEXT) if name.endswith("l") else file_bytes(folder / file)
             if hashlib.sha256(data).hexdigest() != digest:
                 raise DamagedError(
                     f"{str(folder / file)!r} was cut short or altered: its checksum is not the one in {MANIFEST}; "
@@ -248,7 +257,7 @@ def read(folder: str | Path) -> tuple[dict[str, Any], dict[str, bytes]]:
             contents[name] = data
     except OSError as error:
         raise DamagedError(f"the checkpoint {str(folder)!r} lacks a file: {error}; use an earlier one") from None
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise DamagedError(f"the {MANIFEST} of {str(folder)!r} is not as save() writes it: {error!r}") from None
     for name in ("history.jsonl", "model.safetensors"):
         if name not in contents:
@@ -260,8 +269,17 @@ def tensors_of(data: bytes, source: str) -> dict[str, Tensor]:
     """Return the tensors in safetensors ``data``."""
     try:
         return parse_tensors(data)
-    except (SafetensorError, ValueError) as error:
+    except (SafetensorError, *UNFITTING) as error:
         raise GhostkitError(f"{source} holds no tensors that can be read: {error}") from None
+
+
+def history_in(data: bytes, source: str) -> History:
+    """Return the history in the ``data`` of a checkpoint's file."""
+    try:
+        lines = data.decode().splitlines(keepends=True)
+    except UnicodeDecodeError as error:
+        raise GhostkitError(f"cannot read the history {source}: {error}") from None
+    return History.parse(lines, source)
 
 
 def optimizer_to_plain(optimizer: torch.optim.Optimizer, model: nn.Module) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -287,6 +305,28 @@ def plain_setting(value: Any) -> Any:
     return float(value) if isinstance(value, Tensor) else value
 
 
+def fitting(key: str, value: Any, default: Any) -> Any:
+    """Return a stored hyperparameter as an optimizer wants it that was made with ``default``.
+
+    Raises:
+        ValueError: if it is of another kind.
+    """
+    many = value if isinstance(value, list) else [value]
+    numbers = all(isinstance(one, int | float) and not isinstance(one, bool) for one in many)
+    if isinstance(default, tuple):
+        fits = isinstance(value, list) and len(value) == len(default) and numbers
+        value = tuple(many)
+    elif isinstance(default, bool):
+        fits = isinstance(value, bool)
+    elif isinstance(default, int | float | Tensor):
+        fits = numbers and not isinstance(value, list)
+    else:
+        fits = not isinstance(value, dict)
+    if not fits:
+        raise ValueError(f"{key} = {value!r:.60}; expected something like {default!r}")
+    return value
+
+
 def optimizer_from_plain(
     optimizer: torch.optim.Optimizer,
     model: nn.Module,
@@ -296,23 +336,23 @@ def optimizer_from_plain(
 ) -> None:
     """Put the stored groups and state into ``optimizer``."""
     parameters = dict(model.named_parameters())
-    if plain.get("class") != type(optimizer).__name__:
-        raise GhostkitError(f"{source!r} holds the state of {plain.get('class')}, not of {type(optimizer).__name__}")
+    kind = plain.get("class") if isinstance(plain, Mapping) else None
+    if kind != type(optimizer).__name__:
+        raise GhostkitError(f"{source!r} holds the state of {kind}, not of {type(optimizer).__name__}")
     try:
         defaults = optimizer.param_groups[0]
         optimizer.param_groups = []
         for group in plain["groups"]:
-            settings = {
-                key: tuple(value) if isinstance(defaults.get(key), tuple) else value
-                for key, value in group["settings"].items()
-            }
+            settings = {key: fitting(key, value, defaults.get(key)) for key, value in group["settings"].items()}
             optimizer.add_param_group({"params": [parameters[name] for name in group["params"]], **settings})
         optimizer.state.clear()
         for name, numbers in plain["numbers"].items():
-            optimizer.state[parameters[name]].update(numbers)
+            optimizer.state[parameters[name]].update({key: fitting(key, value, 0) for key, value in numbers.items()})
         for entry, tensor in tensors.items():
             name, _, key = entry.rpartition("|")
             parameter = parameters[name]
+            if tensor.dim() and tensor.shape != parameter.shape and isinstance(optimizer, ELEMENTWISE):
+                raise ValueError(f"{entry} has shape {tuple(tensor.shape)}; expected {tuple(parameter.shape)}")
             optimizer.state[parameter][key] = tensor.to(parameter.device) if tensor.dim() else tensor
-    except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
+    except UNFITTING as error:
         raise GhostkitError(f"the optimizer stored in {source!r} does not fit: {error!r}") from None

@@ -8,7 +8,6 @@ JSON; people write it as YAML.
 from __future__ import annotations
 
 import difflib
-import json
 import math
 import re
 from pathlib import Path
@@ -19,10 +18,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ghostkit.errors import GhostkitError
 from ghostkit.files import write_atomically
+from ghostkit.reading import checked_plain, file_text, parsed_json
 
 __all__ = ["RunConfig"]
 
 ROUNDING = 1e-9
+LOOKS = 2**53  # evaluations; whole numbers end there for a float
+LARGEST = 100_000  # characters of a stored configuration; one with all its comments has 8,000
 YAML_SUFFIXES = (".yaml", ".yml")
 HEADS: dict[str, tuple[str, ...]] = {
     "classification": (),
@@ -168,7 +170,7 @@ class RunConfig(BaseModel):
                 "set grow_from below grow_until, or when='never'"
             )
         if self.when == "plateau":
-            shares = self.grow_until / self.evaluate_every  # the end of a run is evaluated in any case
+            shares = min(self.grow_until / self.evaluate_every, LOOKS)  # the end of a run is evaluated in any case
             looks = math.ceil(shares - ROUNDING) if self.grow_until == 1 else int(shares + ROUNDING)
             if looks <= self.patience:
                 raise ValueError(
@@ -219,17 +221,21 @@ class RunConfig(BaseModel):
         return cls(**values)
 
     @classmethod
-    def read(cls, path: str | Path) -> RunConfig:
+    def read(cls, path: str | Path, links: bool = True) -> RunConfig:
         """Return the configuration stored at ``path``: as YAML in a file so called, as JSON in any other.
+
+        Args:
+            path: of the file.
+            links: whether it may be a link.
 
         Raises:
             GhostkitError: if it cannot be read, if a name is unknown, or if a value does not fit.
         """
         try:
-            text = Path(path).read_text(encoding="utf-8")
+            text = file_text(path, LARGEST, links)
             written_by_hand = Path(path).suffix.lower() in YAML_SUFFIXES
-            values = yaml.load(text, _Loader) if written_by_hand else json.loads(text)
-        except (OSError, ValueError, yaml.YAMLError) as error:
+            values = checked_plain(yaml.load(text, _Loader)) if written_by_hand else parsed_json(text)
+        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
             raise GhostkitError(f"cannot read the configuration {str(path)!r}: {error}") from None
         if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
             held = "names that are no text" if isinstance(values, dict) else type(values).__name__
@@ -261,7 +267,13 @@ def _as_yaml(value: Any) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain data only, and 1e-3 is a number: YAML 1.1, which PyYAML reads, wants 1.0e-3."""
+    """Plain data only, no alias, and 1e-3 is a number: YAML 1.1, which PyYAML reads, wants 1.0e-3."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Return the next node, which is no alias: by a few of them, a small file unfolds to gigabytes."""
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it has an alias (*name); write the value out where it is needed")
+        return super().compose_node(parent, index)
 
 
 class _Dumper(yaml.SafeDumper):

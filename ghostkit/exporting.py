@@ -21,7 +21,8 @@ from ghostkit.checkpoint import load, load_state
 from ghostkit.errors import GhostkitError
 from ghostkit.files import write_atomically
 from ghostkit.growth.history import history_of
-from ghostkit.nn.zoo import build, load_weights, names, published_names, read_weights
+from ghostkit.nn.zoo import build, build_recipe, load_weights, names, published_names, read_weights
+from ghostkit.reading import UNFITTING
 from ghostkit.run_folder import last_checkpoint
 from ghostkit.runs import Run
 from ghostkit.snapshot import part
@@ -216,7 +217,7 @@ def read_network(source: str | Path, model: str | None = None) -> nn.Module:
         raise GhostkitError(
             f"the weights in {str(source)!r} do not fit {model!r}: no classifier.weight, conv_stem.weight"
         )
-    network = build(model, len(head), stem.shape[1])
+    network = build_recipe({"name": model, "num_classes": len(head), "in_channels": stem.shape[1]})
     load_weights(network, state, source, model)
     return network
 
@@ -227,5 +228,8 @@ def evaluated_network(run: Run) -> nn.Module:
     if run.config.ema is None or checkpoint is None:
         return network
     average = moving_average(network, run.config.ema)
-    average.load_state_dict(part(load_state(checkpoint)[1], "average/"))
+    try:
+        average.load_state_dict(part(load_state(checkpoint)[1], "average/"))
+    except UNFITTING as error:
+        raise GhostkitError(f"the moving average in {str(checkpoint)!r} does not fit its network: {error}") from None
     return average.module

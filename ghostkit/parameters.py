@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ghostkit.errors import GhostkitError
+from ghostkit.reading import UNFITTING, checked_plain, file_text
 
 __all__ = ["check_parameters", "declared_parameters", "parse_parameters", "plain"]
 
@@ -33,18 +34,19 @@ def declared_parameters(notebook: str | Path) -> dict[str, Any]:
     import nbformat
 
     try:
-        cells = nbformat.reads(Path(notebook).read_text(encoding="utf-8"), as_version=4).cells
-    except (OSError, ValueError, AttributeError, nbformat.ValidationError) as error:
-        raise GhostkitError(f"cannot read the notebook {str(notebook)!r}: {error}") from None
-    cells = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+        cells = nbformat.reads(file_text(notebook, links=True), as_version=4).cells
+        cells = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+        sources = [str(cell.source) for cell in cells]
+    except (OSError, nbformat.ValidationError, *UNFITTING) as error:  # nbformat upgrades what it has not validated
+        raise GhostkitError(f"cannot read the notebook {str(notebook)!r}: {error!r:.500}") from None
     if len(cells) != 1:
         raise GhostkitError(
             f"notebook {str(notebook)!r} has {len(cells) or 'no'} cells tagged 'parameters', expected one; "
             "give the tag to the cell that assigns the defaults, such as epochs = 3"
         )
     try:
-        statements = ast.parse(cells[0].source).body
-    except SyntaxError as error:
+        statements = ast.parse(sources[0]).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise GhostkitError(f"the parameters cell of {str(notebook)!r} is not Python: {error}") from None
     declared = {}
     for statement in statements:
@@ -52,12 +54,13 @@ def declared_parameters(notebook: str | Path) -> dict[str, Any]:
             match statement:
                 case ast.Assign([ast.Name(name)], value) | ast.AnnAssign(ast.Name(name), _, ast.expr() as value):
                     declared[name] = ast.literal_eval(value)
-                    plain(declared[name])
+                    checked_plain(plain(declared[name]))
                 case _:
                     raise ValueError
-        except (ValueError, TypeError, GhostkitError):
+        except (ValueError, TypeError, RecursionError, MemoryError, GhostkitError):
+            shown = sources[0].splitlines()[statement.lineno - 1].strip()
             raise GhostkitError(
-                f"the parameters cell of {str(notebook)!r} holds {ast.unparse(statement).splitlines()[0]!r}, expected "
+                f"the parameters cell of {str(notebook)!r} holds {shown[:200]!r}, expected "
                 "assignments of plain literals, such as epochs = 3; move everything else to the next cell"
             ) from None
     return declared

@@ -6,7 +6,8 @@ between two steps therefore stands here once in each direction.
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import math
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,14 +19,17 @@ from ghostkit.errors import GhostkitError
 from ghostkit.growth.history import history_of
 from ghostkit.growth.policy import Budget, PolicyState
 from ghostkit.progress import Progress
+from ghostkit.reading import UNFITTING, checked_fields
 from ghostkit.run_folder import RunFolder
 from ghostkit.snapshot import Snapshot, part, prefixed
-from ghostkit.steering import follow
+from ghostkit.steering import STEERED, follow
 
 if TYPE_CHECKING:
     from ghostkit.trainer import Trainer
 
 __all__ = ["resume", "save_run"]
+
+LARGEST_BATCH = 1 << 16  # images that latencies may be measured for
 
 
 def save_run(trainer: Trainer, run: RunFolder) -> Path:
@@ -92,22 +96,68 @@ def put_back(trainer: Trainer, checkpoint: Path) -> int:
     state, tensors = load_state(checkpoint)
     engine = trainer.engine
     try:
-        trainer.progress = Progress(**state["progress"])
-        trainer.changed = dict(state.get("changed", {}))
+        trainer.progress = counted(made_of(Progress, state["progress"]))
+        trainer.changed = validated(trainer, state.get("changed", {}))
         follow(engine, trainer.changed, trainer.done)  # before the state, which is as it was after the change
-        engine.state = PolicyState(**state["policy"])
+        engine.state = made_of(PolicyState, state["policy"])
         engine.latency = LatencyTable.from_json(state["latency"])
-        engine.budget = Budget(**state["budget"])
+        engine.budget = made_of(Budget, state["budget"])
+        if engine.latency.batch not in range(1, LARGEST_BATCH):
+            raise ValueError(f"latencies of {engine.latency.batch} images at a time")
+        if state["seedling"] is not None:
+            checked_fields(state["seedling"], dict.fromkeys(state["seedling"], "float"), "the seedling")
         engine.seedling = state["seedling"]
         engine.generator.set_state(tensors["growth_random"])
-        trainer.parts = trainer.stepper.parts = max(trainer.stepper.parts, int(state.get("parts", 1)))
+        trainer.parts = trainer.stepper.parts = max(
+            trainer.stepper.parts, min(int(state.get("parts", 1)), trainer.config.batch_size)
+        )
         if trainer.average is not None:
             trainer.average.load_state_dict(part(tensors, "average/"))
         if engine.rates is not None:
             device = trainer.fabric.device
-            engine.rates.born = {name: born.to(device) for name, born in part(tensors, "born/").items()}
+            born = {name: steps.to(device) for name, steps in part(tensors, "born/").items()}
+            if {name: steps.shape for name, steps in born.items()} != {
+                name: parameter.shape for name, parameter in trainer.model.named_parameters()
+            }:
+                raise ValueError("the ages of its weights are not those of this network")
+            engine.rates.born = born
         if "snapshot" in state:
+            if not isinstance(state["snapshot"], dict):
+                raise ValueError(f"a snapshot is {state['snapshot']!r:.60}; expected names and values")
             engine.snapshot = Snapshot(state["snapshot"], part(tensors, "snapshot/"))
-        return int(state["metrics"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise GhostkitError(f"{str(checkpoint)!r} was not saved by a trainer: {error!r}") from None
+        return max(0, int(state["metrics"]))
+    except UNFITTING as error:
+        raise GhostkitError(f"{str(checkpoint)!r} was not saved by a trainer: {error!r:.500}") from None
+
+
+def made_of(kind: Any, values: Any) -> Any:
+    """Return the dataclass ``kind`` of plain ``values``.
+
+    Raises:
+        ValueError: if one is of another type than its field.
+    """
+    return kind(**checked_fields(values, {known.name: known.type for known in fields(kind)}, kind.__name__))
+
+
+def counted(progress: Progress) -> Progress:
+    """Return ``progress`` if its numbers can be those of a run, which would otherwise never end.
+
+    Raises:
+        ValueError: if not.
+    """
+    for name, value in asdict(progress).items():
+        if not (math.isfinite(value) and (value >= 0 or name == "losses")):
+            raise ValueError(f"{name} = {value}; expected a number from 0 on")
+    return progress
+
+
+def validated(trainer: Trainer, changed: Any) -> dict[str, Any]:
+    """Return what was steered by hand, checked as when it was.
+
+    Raises:
+        GhostkitError, TypeError or ValueError: if it could not have been.
+    """
+    if not set(changed) <= set(STEERED):
+        raise ValueError(f"{sorted(set(changed) - set(STEERED))} cannot be changed while a run goes on")
+    config = trainer.config.changed(**changed)
+    return {name: getattr(config, name) for name in changed}

@@ -33,6 +33,7 @@ from ghostkit.growth.edits import REMOVAL
 from ghostkit.growth.history import History
 from ghostkit.holding import Hold
 from ghostkit.metrics import metric_of
+from ghostkit.reading import MOST_TEXT, file_bytes, file_text, parsed_json
 
 __all__ = ["RunFolder", "best_of", "checkpoints", "events_at", "last_checkpoint", "measured", "step_of"]
 
@@ -149,7 +150,7 @@ class RunFolder:
         """Raise where checkpoints of another configuration are in the folder."""
         if not checkpoints(self.folder):
             return
-        there = RunConfig.read(self.folder / "config.json")
+        there = RunConfig.read(self.folder / "config.json", links=False)
         known, asked = (values.model_dump(mode="json") for values in (there, config))
         if known != asked:
             differing = [
@@ -198,7 +199,10 @@ class RunFolder:
         path = self.folder / "metrics.jsonl"
         with self.held():
             remove_drafts(self.folder)
-            lines = path.read_bytes().splitlines(keepends=True)[:rows] if path.exists() else []
+            try:
+                lines = file_bytes(path, MOST_TEXT).splitlines(keepends=True)[:rows] if path.exists() else []
+            except (OSError, ValueError) as error:
+                raise GhostkitError(f"cannot read {str(path)!r}: {error}") from None
             lines = [line for line in lines if line.endswith(b"\n")]
             write_atomically(path, b"".join(lines))
         self.metrics_written = len(lines)
@@ -239,7 +243,13 @@ class RunFolder:
 
 def _step_folders(folder: Path) -> list[Path]:
     """Return the folders of checkpoints in a run's folder, whole or not, in order of their steps."""
-    found = (path for path in (folder / "checkpoints").glob("step-*") if STEP.fullmatch(path.name))
+    place = folder / "checkpoints"
+    found = [path for path in place.glob("step-*") if STEP.fullmatch(path.name)]
+    for path in (place, *found):
+        if path.is_symlink():
+            raise GhostkitError(
+                f"{str(path)!r} is a link, which may lead out of the run's folder; put the folder there"
+            )
     return sorted(found, key=step_of)
 
 
@@ -263,8 +273,9 @@ def measured(rows: Iterable[Mapping[str, Any]]) -> dict[int, float]:
     found = {}
     for row in rows:
         value = row.get(metric_of(row))
-        if row.get("split") == "test" and isinstance(value, float | int) and math.isfinite(value):
-            found[int(row["step"])] = float(value)
+        step = row.get("step")
+        if row.get("split") == "test" and type(step) is int and type(value) in (int, float) and math.isfinite(value):
+            found[step] = float(value)
     return found
 
 
@@ -292,7 +303,7 @@ def _parsed(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
     """Yield the rows of metrics that can be read."""
     for line in lines:
         with suppress(ValueError, RecursionError):
-            row = json.loads(line)
+            row = parsed_json(line)
             if isinstance(row, dict):
                 yield row
 
@@ -300,7 +311,7 @@ def _parsed(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
 def events_at(checkpoint: Path) -> int:
     """Return how many growth events the network in ``checkpoint`` has behind it; many where it cannot be read."""
     try:
-        name = json.loads((checkpoint / "manifest.json").read_text())["files"]["history.jsonl"]["file"]
-        return len(History.read(checkpoint / name).events)
+        name = parsed_json(file_text(checkpoint / MANIFEST))["files"]["history.jsonl"]["file"]
+        return len(History.read(checkpoint / Path(name).name).events)
     except (OSError, ValueError, KeyError, TypeError, GhostkitError):  # a run that goes on has just removed it
         return sys.maxsize

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import copy
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +21,7 @@ from ghostkit.growth.edits import Edit, RemoveBlock
 from ghostkit.growth.grow import rebuild, replay
 from ghostkit.growth.history import GrowthEvent, History, json_lines
 from ghostkit.metrics import METRICS, metric_of
+from ghostkit.reading import UNFITTING, checked_fields, file_text, parsed_json
 from ghostkit.run_folder import best_of, checkpoints, events_at, measured, step_of
 
 __all__ = ["KeptNetwork", "Run", "find_runs", "summary"]
@@ -57,6 +58,7 @@ EVENT_COLUMNS = [
     "reason",
     "seconds",
 ]
+CLOSING = (*METRICS, "milliseconds", "compute", "seconds", "growth_events")
 DEEPEST = 8  # folders below one that is searched; a sweep's runs lie three or four deep
 CANDIDATE_COLUMNS = ["event", "edit", "site", "kind", "init", "gain", "macs", "params", "milliseconds", "chosen"]
 
@@ -108,7 +110,7 @@ class Run:
     @cached_property
     def config(self) -> RunConfig:
         """The configuration."""
-        return RunConfig.read(self.folder / "config.json")
+        return RunConfig.read(self.folder / "config.json", links=False)
 
     @property
     def metrics(self) -> pd.DataFrame:
@@ -118,8 +120,12 @@ class Run:
         ``pixel_accuracy``.
         """
         path = self.folder / "metrics.jsonl"
-        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        return metrics_frame(json_lines(lines, str(path)))
+        text = self._text("metrics.jsonl")
+        rows = json_lines([] if text is None else text.splitlines(keepends=True), str(path))
+        try:
+            return metrics_frame([checked_row(row) for row in rows])
+        except ValueError as error:
+            raise GhostkitError(f"cannot read {str(path)!r}: {error}") from None
 
     @property
     def history(self) -> History:
@@ -144,8 +150,20 @@ class Run:
     @property
     def result(self) -> dict[str, Any]:
         """The closing numbers; empty while the run goes on."""
-        path = self.folder / "result.json"
-        return json.loads(path.read_text()) if path.exists() else {}
+        text = self._text("result.json")
+        try:
+            return {} if text is None else checked_result(parsed_json(text))
+        except ValueError as error:
+            raise GhostkitError(f"cannot read {str(self.folder / 'result.json')!r}: {error}") from None
+
+    def _text(self, name: str) -> str | None:
+        """Return the text of a file of the run; None if it is not there."""
+        try:
+            return file_text(self.folder / name)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise GhostkitError(f"cannot read {str(self.folder / name)!r}: {error}") from None
 
     def architecture(self, event: int = -1) -> pd.DataFrame:
         """Return the network after growth event number ``event``, one row a block.
@@ -278,6 +296,32 @@ def metrics_frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
+def checked_row(row: Any) -> dict[str, Any]:
+    """Return a row of the metrics file, if it is one.
+
+    Raises:
+        ValueError: if not.
+    """
+    scores = {} if not isinstance(row, dict) else dict.fromkeys(row, "float | None")
+    return checked_fields(row, {**scores, "step": "int", "split": "str"}, "a row")
+
+
+def checked_result(result: Any) -> dict[str, Any]:
+    """Return the closing numbers of a run, if they are.
+
+    Raises:
+        ValueError: if not.
+    """
+    if result == {}:
+        return {}
+    numbers = dict.fromkeys(("params", "macs", "steps"), "int") | dict.fromkeys(CLOSING, "float")
+    there = {name: value for name, value in result.items() if name in numbers} if isinstance(result, dict) else {}
+    if metric_of(there) not in there or not numbers.keys() - CLOSING <= there.keys():
+        raise ValueError("it lacks a score, or the numbers of steps, parameters or MACs")
+    checked_fields(there, numbers, "the result")
+    return dict(result)
+
+
 def event_row(number: int, event: GrowthEvent) -> dict[str, Any]:
     """Return a growth event as a row of :attr:`Run.events`."""
     values = {name: getattr(event, name) for name in EVENT_COLUMNS if name in event.__dataclass_fields__}
@@ -316,10 +360,13 @@ def architecture(history: History, last: int) -> pd.DataFrame:
 
 def architectures(history: History) -> Iterator[pd.DataFrame]:
     """Yield the network of ``history`` at each moment, the seedling first, then after every event, as asked for."""
-    example = None if history.image is None else torch.zeros(1, *history.image)
+    example = None if history.image is None else torch.zeros(1, *history.image, device="meta")
     frame: pd.DataFrame | None = None
     for event, model in enumerate(replay(history)):
-        frame = aged(frame, describe(model, example), event)
+        try:  # shapes alone are asked for, and may be those of a stranger
+            frame = aged(frame, describe(copy.deepcopy(model).to("meta"), example), event)
+        except UNFITTING as error:
+            raise GhostkitError(f"the network after event {event} cannot be described: {error!r:.500}") from None
         yield frame
 
 

@@ -320,6 +320,9 @@ ORDER: tuple[type[Growth], ...] = (DeepenBranches, AddIntrinsic, AddBranch, AddB
 EDITS: dict[str, type[Edit]] = {edit.__name__: edit for edit in (*GROWTH, *REMOVAL)}
 KINDS: tuple[str, ...] = tuple(edit.kind for edit in GROWTH)
 INITS: tuple[str, ...] = (*WIDTH_INITS, "clone")
+# What an edit in a file may ask for, far above what anybody grows at once: a stranger's must not fill the memory.
+MOST_CHANNELS = 4096
+LARGEST_KERNEL = 31
 
 
 def edit_to_json(edit: Edit) -> dict[str, Any]:
@@ -334,9 +337,11 @@ def edit_from_json(values: Mapping[str, Any]) -> Edit:
     Raises:
         GhostkitError: if the kind or an argument is unknown or of the wrong type.
     """
+    if not isinstance(values, Mapping):
+        raise GhostkitError(f"an edit in a history is {values!r:.60}; expected names and values")
     arguments = dict(values)
     name = arguments.pop("edit", None)
-    if name not in EDITS:
+    if not isinstance(name, str) or name not in EDITS:
         raise GhostkitError(f"unknown edit {name!r}; known are {', '.join(EDITS)}")
     types = {f.name: f.type for f in fields(EDITS[name]) if f.name != "tensors"}
     for key, value in arguments.items():
@@ -346,7 +351,9 @@ def edit_from_json(values: Mapping[str, Any]) -> Edit:
                 raise GhostkitError(f"{name} in a history has {key}={value!r}; expected a list of whole numbers")
             arguments[key] = tuple(value)
         elif type(value).__name__ not in expected.replace("None", "NoneType").split(" | "):
-            raise GhostkitError(f"{name} in a history has {key}={value!r}; expected {expected}")
+            raise GhostkitError(f"{name} in a history has {key}={value!r:.60}; expected {expected}")
+        elif type(value) is int and value > (most := LARGEST_KERNEL if key == "kernel_size" else MOST_CHANNELS):
+            raise GhostkitError(f"{name} in a history has {key}={value}; expected {most} at most")
     try:
         return EDITS[name](**arguments)
     except TypeError as error:

@@ -7,6 +7,7 @@ decided and what a clock said are kept in separate fields, so that two runs of o
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,10 +17,23 @@ from torch import nn
 
 from ghostkit.errors import GhostkitError
 from ghostkit.growth.edits import Edit, edit_from_json, edit_to_json
+from ghostkit.reading import checked_fields, file_text, parsed_json
 
 __all__ = ["GrowthEvent", "History", "history_of"]
 
 FORMAT = 1
+MOST_EVENTS = 100_000  # of a history, which a network could not be rebuilt of in a day
+MOST_EDITS = 10_000  # in all of them
+LARGEST_IMAGE = 1 << 24  # numbers in it: three channels of 2,300 pixels square
+ROW = {  # of a candidate, which must have the first three, and may have more than these
+    "edit": "str",
+    "gain": "float",
+    "chosen": "bool",
+    "site": "str",
+    "kind": "str",
+    "init": "str | None",
+    **dict.fromkeys(("macs", "params", "milliseconds"), "float | None"),
+}
 
 
 @dataclass(frozen=True)
@@ -74,14 +88,23 @@ class GrowthEvent:
         """Return the event that :meth:`to_json` wrote.
 
         Raises:
-            GhostkitError: if a field is missing or unknown.
+            GhostkitError: if a field is missing, unknown or of the wrong type.
         """
-        known = dict(values)
-        unknown = sorted(set(known) - set(cls.__dataclass_fields__))
-        if unknown or not isinstance(known.get("edits"), list):
-            raise GhostkitError(f"a growth event has unknown fields {unknown} or no list of edits")
-        edits, inverse = (tuple(map(edit_from_json, known.pop(name, ()))) for name in ("edits", "inverse"))
-        return cls(edits=edits, inverse=inverse, candidates=tuple(known.pop("candidates", ())), **known)
+        try:
+            types = {name: field.type for name, field in cls.__dataclass_fields__.items()}
+            known = dict(checked_fields(values, types, "a growth event"))
+            edits, inverse, rows = (known.pop(name, []) for name in ("edits", "inverse", "candidates"))
+            if "edits" not in values or not all(isinstance(listed, list) for listed in (edits, inverse, rows)):
+                raise ValueError("a growth event has no list of edits, or something else in the place of a list")
+            for row in rows:
+                columns = {**dict.fromkeys(row, "int | float | str | bool | None"), **ROW}
+                if not checked_fields(row, columns, "a candidate").keys() >= {"edit", "gain", "chosen"}:
+                    raise ValueError(f"a candidate has {', '.join(row)}; expected its edit, gain, and if it was chosen")
+            checked_fields(clock := known.get("clock", {}), dict.fromkeys(clock, "float | None"), "a clock")
+        except (TypeError, ValueError) as error:
+            raise GhostkitError(f"{error}") from None
+        edits, inverse = (tuple(map(edit_from_json, listed)) for listed in (edits, inverse))
+        return cls(edits=edits, inverse=inverse, candidates=tuple(rows), **known)
 
 
 @dataclass
@@ -124,21 +147,38 @@ class History:
             raise GhostkitError(f"{source} does not begin with a recipe line; it is no ghostkit history")
         if rows[0]["format"] != FORMAT:
             raise GhostkitError(f"{source} has format {rows[0]['format']!r}; this version reads format {FORMAT}")
+        recipe, image = rows[0].get("recipe"), rows[0].get("image")
+        if recipe is not None and not isinstance(recipe, dict):
+            raise GhostkitError(f"{source} has the recipe {recipe!r:.60}; expected names and values")
+        if image is not None and not is_image_shape(image):
+            raise GhostkitError(f"{source} is for images of {image!r:.60}; expected channels, height and width")
         try:
-            image = rows[0].get("image")
             events = [GrowthEvent.from_json(row) for row in rows[1:]]
-            return cls(rows[0].get("recipe"), None if image is None else tuple(map(int, image)), events)
-        except (TypeError, ValueError, AttributeError) as error:
+        except GhostkitError as error:
             raise GhostkitError(f"{source}: {error}") from None
+        for what, count, most in (
+            ("events", len(events), MOST_EVENTS),
+            ("edits", sum(len(event.edits) for event in events), MOST_EDITS),
+        ):
+            if count > most:
+                raise GhostkitError(f"{source} has {count:,} {what}; expected {most:,} at most")
+        return cls(recipe, None if image is None else tuple(image), events)
 
     @classmethod
     def read(cls, path: str | Path) -> History:
         """Return the history stored at ``path``."""
         try:
-            text = Path(path).read_text()
-        except (OSError, UnicodeDecodeError) as error:
+            text = file_text(path)
+        except (OSError, ValueError) as error:
             raise GhostkitError(f"cannot read the history {str(path)!r}: {error}") from None
         return cls.parse(text.splitlines(keepends=True), str(path))
+
+
+def is_image_shape(shape: Any) -> bool:
+    """Return whether plain data is the shape (C, H, W) of images that fit into memory."""
+    if not (isinstance(shape, list) and len(shape) == 3 and all(type(size) is int and size > 0 for size in shape)):
+        return False
+    return math.prod(shape) <= LARGEST_IMAGE
 
 
 def json_lines(lines: Iterable[str], source: str) -> list[Any]:
@@ -146,7 +186,7 @@ def json_lines(lines: Iterable[str], source: str) -> list[Any]:
     rows, lines = [], list(lines)
     for number, line in enumerate(lines, start=1):
         try:
-            rows.append(json.loads(line))
+            rows.append(parsed_json(line))
         except ValueError as error:
             if number == len(lines):
                 break

@@ -7,22 +7,25 @@ plain data, from which a checkpoint rebuilds it.
 from __future__ import annotations
 
 import difflib
+import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load as parse_tensors
 from torch import Tensor, nn
 
 from ghostkit.errors import GhostkitError
 from ghostkit.nn import detectors, segmenters
+from ghostkit.nn.bounds import outlining
 from ghostkit.nn.ghost import GhostModule
 from ghostkit.nn.ghostnet import SEEDLING_STAGES, GhostNet
 from ghostkit.nn.hybrids import ghost_mobilenet_v2, ghost_mobilenet_v3, ghost_resnet
+from ghostkit.reading import MOST_BYTES, UNFITTING, checked_plain, file_bytes
 
-__all__ = ["build", "names", "read_weights"]
+__all__ = ["build", "build_recipe", "names", "read_weights"]
 
 # MobileNetV3's table 1 and 2: input channels, kernel, hidden and output channels, SE, activation, stride.
 MOBILENET_V3_LARGE = (
@@ -149,6 +152,29 @@ def build(
     return model.to(memory_format=torch.channels_last)  # in which depthwise convolutions and BN are faster
 
 
+def build_recipe(recipe: Mapping[str, Any]) -> nn.Module:
+    """Return the network of a recipe that a file holds, which may be anybody's.
+
+    Args:
+        recipe: the name and arguments of :func:`build`, as plain data; without weights, which lie elsewhere.
+
+    Raises:
+        GhostkitError: if it is no recipe, or one of a network that fills the memory.
+    """
+    shown = f"the recipe {dict(recipe)!r:.200}"
+    if "weights" in recipe or not isinstance(recipe.get("name"), str):
+        raise GhostkitError(f"{shown} is none that ghostkit writes: expected the name of a network, and no weights")
+    try:
+        checked_plain(dict(recipe))
+        with outlining():
+            build(**recipe)
+        return build(**recipe)
+    except GhostkitError as error:
+        raise GhostkitError(f"{shown}: {error}") from None
+    except UNFITTING as error:
+        raise GhostkitError(f"{shown} does not fit: {type(error).__name__}: {error}"[:1000]) from None
+
+
 def with_own_head(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return ``state`` with the classifier that ``model`` has, where its own is one for other classes."""
     known, path = model.state_dict(), head_of(model)
@@ -177,7 +203,7 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str | Pa
     """
     try:
         model.load_state_dict(with_ghosts(model, state), strict=True)
-    except RuntimeError as error:
+    except UNFITTING as error:
         raise GhostkitError(f"the weights in {str(source)!r} do not fit {name!r}: {error}") from None
 
 
@@ -208,18 +234,21 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     """
     path = Path(path)
     try:
+        data = file_bytes(path, MOST_BYTES, links=True)  # which a user names; caches of weights are full of links
         if path.suffix == ".safetensors":
-            return load_file(path)
+            return parse_tensors(data)
         # weights_only restricts the reader to tensors and plain containers.
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, SafetensorError) as error:
+        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except (OSError, EOFError, SafetensorError, *UNFITTING) as error:
         raise GhostkitError(f"cannot read weights from {str(path)!r}: {error}") from None
     except Exception as error:  # the restricted reader refuses foreign objects with an error of its own module
         raise GhostkitError(f"{str(path)!r} holds more than plain tensors and was not read: {error}") from None
     for wrapper in ("state_dict", "model"):
         if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
             state = state[wrapper]
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
+    ):
         raise GhostkitError(f"{str(path)!r} holds no state dict: expected names with tensors")
     return dict(state)
 

@@ -24,13 +24,14 @@ from filelock import FileLock, Timeout
 
 from ghostkit.errors import GhostkitError
 from ghostkit.files import write_atomically
+from ghostkit.reading import file_text, parsed_json
 from ghostkit.sweeps.plan import Plan, PlannedRun, told
 from ghostkit.sweeps.record import Record, checksum, read_record
 
 __all__ = ["State", "known_names", "locked", "prepare", "state_of"]
 
 PLAN = "sweep.json"
-SAFE_NAME = re.compile(r"\d{3,}(-[a-z0-9.-]+)?")
+SAFE_NAME = re.compile(r"[0-9]{3,9}(-[a-z0-9.-]{1,100})?")
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def known_names(folder: Path) -> dict[str, str]:
     """
     path = folder / PLAN
     try:
-        names = {told(run["parameters"]): str(run["name"]) for run in json.loads(path.read_text("utf-8"))["runs"]}
+        names = {told(run["parameters"]): str(run["name"]) for run in parsed_json(file_text(path))["runs"]}
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -18,6 +18,7 @@ from typing import Any
 
 from ghostkit.errors import GhostkitError
 from ghostkit.parameters import check_parameters, declared_parameters, parse_parameters, plain
+from ghostkit.reading import file_text
 from ghostkit.sweeps.definition import SweepFile
 
 __all__ = ["Plan", "PlannedRun", "make_plan", "slug"]
@@ -152,8 +153,11 @@ def _checked(declared: Mapping[str, Any], values: Mapping[str, Any], where: str)
 
 def _code(notebook: Path) -> str:
     """Return the checksum of what a notebook executes; prose and outputs change nothing in it."""
-    cells = json.loads(notebook.read_text(encoding="utf-8")).get("cells", [])
-    sources = ["".join(cell.get("source", "")) for cell in cells if cell.get("cell_type") == "code"]
+    try:
+        cells = json.loads(file_text(notebook, links=True)).get("cells", [])
+        sources = ["".join(cell.get("source", "")) for cell in cells if cell.get("cell_type") == "code"]
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise GhostkitError(f"cannot read the notebook {str(notebook)!r}: {error}") from None
     return hashlib.sha256(json.dumps(sources).encode()).hexdigest()
 
 

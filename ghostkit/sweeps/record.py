@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ghostkit.files import write_atomically
+from ghostkit.reading import checked_fields, file_bytes, file_text, parsed_json
 
 __all__ = ["Record", "read_record", "write_record"]
 
@@ -62,8 +63,7 @@ def write_record(folder: Path, record: Record) -> None:
 def read_record(folder: Path) -> Record | None:
     """Return the record in ``folder``, or None if there is none that holds."""
     try:
-        said = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        record = Record(**said)
+        record = Record(**checked_record(parsed_json(file_text(folder / FILE))))
         if record.status == "done" and record.result != checksum(folder / RESULT):
             return None
     except (OSError, ValueError, TypeError):
@@ -71,11 +71,25 @@ def read_record(folder: Path) -> Record | None:
     return record
 
 
+def checked_record(said: Any) -> dict[str, Any]:
+    """Return what a record says, if it is one.
+
+    Raises:
+        ValueError: if not.
+    """
+    said = checked_fields(said, {name: kept.type for name, kept in Record.__dataclass_fields__.items()}, "a record")
+    for name, kind in (("metrics", "float | bool"), ("history", "float"), ("error", "str")):
+        checked_fields(inner := said.get(name, {}), dict.fromkeys(inner, kind), name)
+    if said.get("error") and not said["error"].keys() >= {"name", "message"}:
+        raise ValueError("an error has a name and a message")
+    return said
+
+
 def checksum(path: Path) -> str:
     """Return the SHA-256 of a file's content; empty if it is not there."""
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError:
+        return hashlib.sha256(file_bytes(path, links=True)).hexdigest()
+    except (OSError, ValueError):
         return ""
 
 

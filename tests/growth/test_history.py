@@ -39,7 +39,11 @@ EVENTS = [
         2.0,
         2.0,
     ),
-    GrowthEvent((), reason="no candidate fits the budget", candidates=({"edit": "AddBranch(a, 3x3)", "gain": 0.125},)),
+    GrowthEvent(
+        (),
+        reason="no candidate fits the budget",
+        candidates=({"edit": "AddBranch(a, 3x3)", "gain": 0.125, "chosen": True},),
+    ),
     GrowthEvent((AddIntrinsic("a", 2),), max_logit_change=1.5e-17, clock={"seconds": 0.25}),
 ]
 RECIPE = {"name": "seedling", "num_classes": 10, "in_channels": 1}
