@@ -247,9 +247,7 @@ def _step_folders(folder: Path) -> list[Path]:
     found = [path for path in place.glob("step-*") if STEP.fullmatch(path.name)]
     for path in (place, *found):
         if path.is_symlink():
-            raise GhostkitError(
-                f"{str(path)!r} is a link, which may lead out of the run's folder; put the folder there"
-            )
+            raise GhostkitError(f"{str(path)!r} is a link, which may lead elsewhere; put the folder itself there")
     return sorted(found, key=step_of)
 
 
@@ -274,7 +272,7 @@ def measured(rows: Iterable[Mapping[str, Any]]) -> dict[int, float]:
     for row in rows:
         value = row.get(metric_of(row))
         step = row.get("step")
-        if row.get("split") == "test" and type(step) is int and type(value) in (int, float) and math.isfinite(value):
+        if row.get("split") == "test" and type(step) is int and isinstance(value, int | float) and math.isfinite(value):
             found[step] = float(value)
     return found
 
