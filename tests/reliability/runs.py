@@ -45,6 +45,7 @@ RUNS: dict[str, dict[str, Any]] = {
         "budget_factor": 2,
         "grow_every": 0.4,
         "grow_from": 0.3,
+        "threads": 1,  # of a child that was forked, PyTorch's other threads are not there
     },
 }
 RUNS = {name: {**TINY, **changes} for name, changes in RUNS.items()}
