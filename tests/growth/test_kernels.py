@@ -161,3 +161,12 @@ def test_the_macs_of_a_search_are_those_of_its_gradient_and_of_its_second_moment
     assert search_macs(x, [delta], 9, grouped=False) == gradient + 4 * 36 * 27**2
     assert search_macs(x, [delta, delta], 9, grouped=True) == 2 * gradient + 4 * 36 * 9**2 * 3
     assert search_macs(x, [torch.zeros(4, 5)], 1, grouped=True) == 4 * 5 * 36 * 3 + 4 * 36 * 3
+
+
+@pytest.mark.parametrize("side", [1, 3, 5])
+@pytest.mark.parametrize("reach", [8, 4])
+def test_the_dense_gradient_is_the_same_however_maps_lie_in_memory(side, reach):
+    draw = torch.Generator().manual_seed(0)
+    x, delta = (torch.randn(4, 6, size, size, generator=draw) for size in (8, reach))
+    laid = [tensor.contiguous(memory_format=torch.channels_last) for tensor in (x, delta)]
+    torch.testing.assert_close(dense_gradient(*laid, side), dense_gradient(x, delta, side))
