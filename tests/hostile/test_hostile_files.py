@@ -347,14 +347,15 @@ def test_a_configuration_that_is_a_bomb_is_refused(text, tmp_path):
         {"name": "seedling", "width": 1e9},
         {"name": "ghostnet_100", "stages": [[[3, 10**8, 10**8, 0, 1]]]},
         {"name": "seedling", "stages": [[[3, 8, 8, 0, 1]] * 10**5]},
+        {"name": "ghost_resnet20", "layers": [10**7]},
         {"name": "seedling", "weights": "/etc/passwd"},
         {"name": ["seedling"]},
         "seedling",
     ],
 )
 def test_a_recipe_of_a_network_that_fills_the_memory_is_refused(recipe, tmp_path):
-    (tmp_path / "history.jsonl").write_text(json.dumps({"recipe": recipe}) + "\n")
-    with pytest.raises(GhostkitError):
+    (tmp_path / "history.jsonl").write_text(json.dumps({"format": 1, "recipe": recipe}) + "\n")
+    with pytest.raises(GhostkitError, match="recipe"):
         ghostkit.rebuild(History.read(tmp_path / "history.jsonl"))
 
 
