@@ -113,7 +113,7 @@ def test_weights_score_what_an_independent_computation_says(tmp_path, name, resi
     if name.endswith(".pth"):
         torch.save({"state_dict": {f"module.{key}": value for key, value in state.items()}}, tmp_path / name)
     else:
-        save_file(state, tmp_path / name)
+        save_file({key: tensor.contiguous() for key, tensor in state.items()}, tmp_path / name)
     model = "ghostnet_050" if name == "mine.pth" else None
     options = {**SMALL, "model": model, "resize": resize, "interpolation": interpolation}
     found = evaluate(tmp_path / name, f"folder:{pictures()}", **options)

@@ -42,7 +42,7 @@ def differing(first: nn.Module, second: nn.Module) -> set[str]:
 
 def stored(model: nn.Module, path: Path) -> Path:
     if path.suffix == ".safetensors":
-        save_file(model.state_dict(), path)
+        save_file({key: tensor.contiguous() for key, tensor in model.state_dict().items()}, path)
     elif path.suffix == ".pth":
         torch.save({"state_dict": {f"module.{name}": value for name, value in model.state_dict().items()}}, path)
     else:
