@@ -311,6 +311,7 @@ def fitting(key: str, value: Any, default: Any) -> Any:
     Raises:
         ValueError: if it is of another kind.
     """
+    value = list(value) if isinstance(value, tuple) else value
     many = value if isinstance(value, list) else [value]
     numbers = all(isinstance(one, int | float) and not isinstance(one, bool) for one in many)
     if isinstance(default, tuple):

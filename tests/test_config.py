@@ -147,7 +147,9 @@ SPOKEN = [
 ]
 TEXT = st.one_of(st.text(max_size=30), st.sampled_from([str(word) for word in SPOKEN]))
 PLAIN = st.recursive(
-    st.one_of(st.sampled_from(SPOKEN), st.integers(), st.floats(allow_nan=False, allow_infinity=False), TEXT),
+    st.one_of(
+        st.sampled_from(SPOKEN), st.integers(-(2**63), 2**63), st.floats(allow_nan=False, allow_infinity=False), TEXT
+    ),
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(TEXT, inner, max_size=3)),
     max_leaves=6,
 )
@@ -245,7 +247,7 @@ def test_yaml_by_hand_is_read_as_people_mean_it(tmp_path):
         ("epochs: [", "cannot read the configuration .*run.yaml"),
         ("- 3", "run.yaml.* holds list, expected an object: names and values, as in epochs: 3"),
         ("", "run.yaml.* holds NoneType, expected an object"),
-        ("3: 4", "run.yaml.* holds names that are no text"),
+        ("3: 4", "run.yaml.*(holds names that are no text|a name is int; expected text)"),
         ("epoch: 3", "did you mean 'epochs'"),
         ("data: !!python/object/apply:os.getcwd []", "cannot read the configuration .*run.yaml.*could not determine"),
     ],
