@@ -182,7 +182,7 @@ CONFIGS = st.builds(
             "share": SHARE,
             "give_up": st.none() | st.integers(1, 9),
             "budget_milliseconds": st.none() | SHARE,
-            "seed": st.integers(0, 2**70),
+            "seed": st.integers(0, 2**63),
             "device": TEXT,
         },
     ),
