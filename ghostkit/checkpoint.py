@@ -354,6 +354,9 @@ def optimizer_from_plain(
             parameter = parameters[name]
             if tensor.dim() and tensor.shape != parameter.shape and isinstance(optimizer, ELEMENTWISE):
                 raise ValueError(f"{entry} has shape {tuple(tensor.shape)}; expected {tuple(parameter.shape)}")
+            if tensor.dim() and tensor.shape == parameter.shape:
+                # Laid out as its parameter is: a fused optimizer goes through both as they lie in memory.
+                tensor = torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
             optimizer.state[parameter][key] = tensor.to(parameter.device) if tensor.dim() else tensor
     except UNFITTING as error:
         raise GhostkitError(f"the optimizer stored in {source!r} does not fit: {error!r}") from None

@@ -47,5 +47,13 @@ RUNS: dict[str, dict[str, Any]] = {
         "grow_from": 0.3,
         "threads": 1,  # of a child that was forked, PyTorch's other threads are not there
     },
+    "resnet": {  # whose dense convolutions lie in channels-last
+        "model": "ghost_resnet20",
+        "model_options": {},
+        "train_samples": 128,
+        "kinds": ("branch", "intrinsic", "block", "stage"),
+        "budget_factor": 2,
+        "threads": 1,
+    },
 }
 RUNS = {name: {**TINY, **changes} for name, changes in RUNS.items()}
