@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ghostkit.errors import GhostkitError
 from ghostkit.files import write_atomically
-from ghostkit.reading import checked_plain, file_text, parsed_json
+from ghostkit.reading import PlainLoader, checked_plain, file_text, parsed_json
 
 __all__ = ["RunConfig"]
 
@@ -266,14 +266,8 @@ def _as_yaml(value: Any) -> str:
     return listed.strip()[1:-1]
 
 
-class _Loader(yaml.SafeLoader):
-    """Plain data only, no alias, and 1e-3 is a number: YAML 1.1, which PyYAML reads, wants 1.0e-3."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        """Return the next node, which is no alias: by a few of them, a small file unfolds to gigabytes."""
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("it has an alias (*name); write the value out where it is needed")
-        return super().compose_node(parent, index)
+class _Loader(PlainLoader):
+    """Plain data only, and 1e-3 is a number: YAML 1.1, which PyYAML reads, wants 1.0e-3."""
 
 
 class _Dumper(yaml.SafeDumper):

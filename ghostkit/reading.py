@@ -15,7 +15,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["MOST_BYTES", "MOST_TEXT", "UNFITTING", "checked_fields", "checked_plain", "file_bytes", "file_text"]
+import yaml
+
+__all__ = [
+    "MOST_BYTES",
+    "MOST_TEXT",
+    "UNFITTING",
+    "PlainLoader",
+    "checked_fields",
+    "checked_plain",
+    "file_bytes",
+    "file_text",
+]
 __all__ += ["parsed_json"]
 
 MOST_TEXT = 64 << 20  # bytes of JSON or of lines of it; a history of a thousand events has a tenth of that
@@ -36,6 +47,16 @@ UNFITTING = (
     MemoryError,
     RuntimeError,
 )
+
+
+class PlainLoader(yaml.SafeLoader):
+    """YAML as plain data, without aliases: by a few of them, a small file unfolds to gigabytes."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Return the next node, which is no alias."""
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it has an alias (*name); write the value out where it is needed")
+        return super().compose_node(parent, index)
 
 
 def file_bytes(path: str | Path, most: int = MOST_BYTES, links: bool = False) -> bytes:

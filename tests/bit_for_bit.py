@@ -39,14 +39,15 @@ def config(**changes: Any) -> RunConfig:
     return RunConfig(**{**TINY, **changes})
 
 
+def by_name(table: Any, family: str, *_: Any) -> None:
+    """Take a layer's latency for what its name says, in the place of ``LatencyTable.measure``."""
+    table.lines.setdefault(family, (crc32(family.encode()) % 7 / 100, 1e-5))
+
+
 @pytest.fixture
 def latencies(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take a layer's latency for what its name says: no test here waits for a clock, or depends on one."""
-
-    def measure(table: Any, family: str, *_: Any) -> None:
-        table.lines.setdefault(family, (crc32(family.encode()) % 7 / 100, 1e-5))
-
-    monkeypatch.setattr(engine_module.LatencyTable, "measure", measure)
+    """No test here waits for a clock, or depends on one."""
+    monkeypatch.setattr(engine_module.LatencyTable, "measure", by_name)
     monkeypatch.setattr(trainer_module, "latency", lambda *_: 1.0)
 
 

@@ -172,10 +172,12 @@ def score_attached(
         score: one of ``SCORES``.
         generator: where weights that are not found draw from.
     """
-    numbers = [[n for kind in kinds for n, edit in enumerate(edits) if isinstance(edit, kind)] for kinds in ROUNDS]
     found: dict[int, Scored] = {}
     forwards = 0.0
-    for here in filter(None, numbers):
+    for kinds in ROUNDS:
+        here = [number for kind in kinds for number, edit in enumerate(edits) if isinstance(edit, kind)]
+        if not here:
+            continue
         scratch, born = attached(original, known, edits, here, generator)
         layers = {path: scratch.get_submodule(path) for path in born.paths()}
         with Probe(layers) as probe:

@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ghostkit.errors import GhostkitError
+from ghostkit.reading import PlainLoader
 
 __all__ = ["SweepFile", "read_sweep"]
 
@@ -56,8 +57,7 @@ def read_sweep(path: str | Path) -> SweepFile:
         text = Path(path).read_text(encoding="utf-8")
         if len(text) > LARGEST:
             raise GhostkitError(f"{shown} has {len(text):,} characters; expected {LARGEST:,} at most")
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        _refuse_tricks(node, shown, set())
+        _refuse_twice(yaml.compose(text, Loader=PlainLoader), shown)
         said = yaml.safe_load(text)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise GhostkitError(f"cannot read {shown}: {error or type(error).__name__}") from None
@@ -92,14 +92,11 @@ def _place(said: Any, loc: tuple[int | str, ...]) -> str:
     return ".".join(path)
 
 
-def _refuse_tricks(node: yaml.Node | None, shown: str, seen: set[int]) -> None:
-    """Refuse a node that stands in two places, and a mapping that gives a key twice; YAML allows both."""
-    if id(node) in seen:
-        raise GhostkitError(f"{shown} has an alias (*name); write the value out where it is needed")
-    seen.add(id(node))
+def _refuse_twice(node: yaml.Node | None, shown: str) -> None:
+    """Refuse a mapping that gives a key twice, which YAML allows."""
     if isinstance(node, yaml.SequenceNode):
         for item in node.value:
-            _refuse_tricks(item, shown, seen)
+            _refuse_twice(item, shown)
     elif isinstance(node, yaml.MappingNode):
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         twice = [key for key in keys if keys.count(key) > 1]
@@ -107,4 +104,4 @@ def _refuse_tricks(node: yaml.Node | None, shown: str, seen: set[int]) -> None:
             raise GhostkitError(f"{shown} gives {twice[0]!r} twice; once is expected")
         for pair in node.value:
             for item in pair:
-                _refuse_tricks(item, shown, seen)
+                _refuse_twice(item, shown)

@@ -21,9 +21,8 @@ from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import Any
-from zlib import crc32
 
-CLOCK = {"seconds", "clock", "milliseconds"}
+from bit_for_bit import by_name, timeless
 
 
 class Victims:
@@ -93,12 +92,6 @@ def parsed(path: Path) -> list[Any]:
     return [timeless(json.loads(line)) for line in (text.splitlines() if path.suffix == ".jsonl" else [text])]
 
 
-def timeless(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: timeless(item) for key, item in value.items() if key not in CLOCK}
-    return [timeless(item) for item in value] if isinstance(value, list) else value
-
-
 def differing(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
     """Names of what differs between two folders, as :func:`left_of` returns them."""
     return sorted(name for name in first.keys() | second.keys() if first.get(name) != second.get(name))
@@ -164,10 +157,7 @@ def counted(calls: dict[str, int], at: list[Any] | None) -> None:
 def train(order: dict[str, Any]) -> dict[str, int]:
     from ghostkit import RunConfig, Trainer, costs, trainer
 
-    def measure(table: Any, family: str, *_: Any) -> None:
-        table.lines.setdefault(family, (crc32(family.encode()) % 7 / 100, 1e-5))
-
-    costs.LatencyTable.measure = measure  # type: ignore[method-assign]
+    costs.LatencyTable.measure = by_name  # type: ignore[method-assign]
     trainer.latency = lambda *_: 1.0  # type: ignore[assignment]
     if "limit" in order:
         resource.setrlimit(resource.RLIMIT_FSIZE, (order["limit"], order["limit"]))
