@@ -179,7 +179,7 @@ def train(
 
     chosen = configured(config, map(_pair, parameters or []))
     place = folder or folder_for(config, chosen)
-    loggers = [make_logger(name, place) for name in tracker or []]
+    loggers = [make_logger(name, place) for name in tracker or []] if is_first() else []
     try:
         done = train_and_tell(chosen, place, quiet=quiet, loggers=loggers)
     except KeyboardInterrupt:

@@ -81,7 +81,6 @@ class Trainer:
         self.loss = self.task.loss(config.label_smoothing)
         self.progress = Progress()
         self.changed: dict[str, Any] = {}  # what was steered by hand since the start
-        self.parts = config.micro_batches  # that a batch is taken in; more of them once memory has run out
         self._small_macs: tuple[tuple[int, ...], int] | None = None
         self._worth_saving = False  # something was measured or grown, perhaps by hand, that no checkpoint knows of
         check_shares(len(self.data.train), config.batch_size, config.micro_batches, self.fabric.world_size, LEAST)
@@ -105,6 +104,7 @@ class Trainer:
         self.stepper = Stepper(
             self.fabric, self.model, self.optimizer, self.loss, config.seed, config.micro_batches, config.compile
         )
+        self.parts = self.stepper.parts  # that the history knows of; the stepper takes more once memory has run out
         self.average = None if config.ema is None else moving_average(self.model, config.ema)
         rates = None
         if config.warm_up or config.newcomer_rate != "constant":

@@ -94,7 +94,8 @@ def train_and_tell(
         GhostkitError: if the run cannot be trained.
     """
     console = console or Console(stderr=True)
-    shown = console.is_terminal and not quiet and is_first()
+    tells = is_first()
+    shown = console.is_terminal and not quiet and tells
     bar = Progress(
         BarColumn(bar_width=30),
         TaskProgressColumn(),
@@ -112,7 +113,7 @@ def train_and_tell(
             if shown and trainer.progress.step:
                 console.print(f"goes on after {trainer.done:.0%}", highlight=False)
             for event in trainer:
-                if is_first():
+                if tells:
                     log_event(event, loggers)
                 if isinstance(event, StepDone):
                     bar.update(task, completed=event.progress, description=f"step {event.step}")

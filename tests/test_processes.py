@@ -69,6 +69,12 @@ def test_two_processes_end_where_one_ends_that_takes_their_parts_one_after_the_o
     torch.testing.assert_close(*(torch.tensor(run.metrics["loss"].to_numpy()) for run in (alone, together)))
 
 
+def test_a_batch_is_shared_by_the_processes_there_are_and_the_history_says_nothing_of_it(tmp_path):
+    run = trained(tmp_path, {**WORLD, "micro_batches": 1, "epochs": 1}, 2)
+    assert run.history.events
+    assert not [event.reason for event in run.history.events if "memory" in event.reason]
+
+
 def test_a_run_of_one_process_is_taken_on_by_two_and_by_one_again(tmp_path):
     settings = {**WORLD, "epochs": 2}
     whole = trained(tmp_path, settings, 1).result
