@@ -149,8 +149,6 @@ def build(
             raise GhostkitError(f"build({name!r}, task={task!r}, head_options={head_options!r}): {error}") from None
         recipe |= {"task": task, "head": choices.pop("head"), "head_options": choices}
     object.__setattr__(model, "recipe", recipe)  # plain data, no part of the network
-    if task in HEADED:  # whose resumed runs did not end on the same bits in channels-last
-        return model
     return model.to(memory_format=torch.channels_last)  # in which depthwise convolutions and BN are faster
 
 
