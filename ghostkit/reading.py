@@ -26,8 +26,8 @@ __all__ = [
     "checked_plain",
     "file_bytes",
     "file_text",
+    "parsed_json",
 ]
-__all__ += ["parsed_json"]
 
 MOST_TEXT = 64 << 20  # bytes of JSON or of lines of it; a history of a thousand events has a tenth of that
 MOST_BYTES = 4 << 30  # of tensors: a network of a hundred million parameters has 1.2 GB with its two moments
