@@ -31,7 +31,8 @@ import ghostkit
 from ghostkit.errors import GhostkitError
 from ghostkit.events import StepDone
 from ghostkit.growth import history_of
-from ghostkit.growth.undo import standing
+from ghostkit.growth.edits import GROWTH
+from ghostkit.growth.undo import inverse_of, standing
 from ghostkit.trainer import Trainer
 
 STEPS = 3  # of training between two events
@@ -56,21 +57,24 @@ def rightly_held(trainer: Trainer) -> int:
     return count + (len(trainer.engine.rates.born) if trainer.engine.rates is not None else 0)
 
 
-def change(trainer: Trainer, draw: random.Random, start: int) -> str:
-    """Grow something or take something back, and return the kind of what was done."""
+def change(trainer: Trainer, draw: random.Random, start: int, gone: set[int]) -> str:
+    """Grow something or take something back, and return the kind of what was done; ``gone`` are the events removed."""
     history = history_of(trainer.model)
     while True:
         large = trainer.engine.params > LARGEST * start
-        stands = standing(history)
+        # What grew and is still there: undoing a removal would bring back what it took away.
+        grew = [number for number in standing(history) if isinstance(history.events[number - 1].edits[0], GROWTH)]
+        stands = [number for number in grew if number not in gone]
         try:
             if stands and draw.random() < (0.8 if large else 0.4):
                 number = draw.choice(stands[-5:])
                 if draw.random() < 0.5:
                     trainer.undo(number)
                     return "undo"
-                edits = history.events[number - 1].inverse
-                trainer.grow(list(edits))
-                return edits[0].kind
+                removals = inverse_of(history, number)
+                trainer.grow(list(removals))
+                gone.add(number)
+                return removals[0].kind
             frame = trainer.candidates()
             kind = draw.choice(sorted(set(frame["kind"])))
             edit = draw.choice(list(frame.loc[frame["kind"] == kind, "edit"]))
@@ -99,6 +103,7 @@ def soak(events: int, seed: int, every: int, threads: int, folder: Path) -> Iter
     trainer = Trainer(config, folder)
     start, draw, process = trainer.engine.params, random.Random(seed), psutil.Process()
     done: Counter[str] = Counter()
+    gone: set[int] = set()
     seconds: dict[str, list[float]] = {"event": [], "save": [], "step": []}
     last, steps, began = 0, 0, time.perf_counter()
     path = folder / "history.jsonl"
@@ -134,7 +139,7 @@ def soak(events: int, seed: int, every: int, threads: int, folder: Path) -> Iter
             if count == events:
                 break
             began = time.perf_counter()
-            done[change(trainer, draw, start)] += 1
+            done[change(trainer, draw, start, gone)] += 1
             seconds["event"].append(time.perf_counter() - began)
             began = time.perf_counter()
             trainer.save()

@@ -8,7 +8,7 @@ is taken down by :func:`take_down`, whose cases live in :mod:`ghostkit.growth.wi
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import singledispatch
 from typing import Any, ClassVar
 
@@ -323,6 +323,13 @@ INITS: tuple[str, ...] = (*WIDTH_INITS, "clone")
 # What an edit in a file may ask for, far above what anybody grows at once: a stranger's must not fill the memory.
 MOST_CHANNELS = 4096
 LARGEST_KERNEL = 31
+
+
+def bare(edit: Edit) -> Edit:
+    """Return ``edit`` without the tensors that its candidate found, as it is stored: a history holds no weights."""
+    if isinstance(edit, AddBranch | AddIntrinsic | WidenStage | AddBlock | DeepenBranches):
+        return replace(edit, tensors=None)
+    return edit
 
 
 def edit_to_json(edit: Edit) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ghostkit import costs
 from ghostkit.errors import GhostkitError
 from ghostkit.growth.channels import remapped
-from ghostkit.growth.edits import GROWTH, AddBlock, AddLink, Edit, RemoveBlock, RemoveLink, take_down
+from ghostkit.growth.edits import GROWTH, AddBlock, AddLink, Edit, RemoveBlock, RemoveLink, bare, take_down
 from ghostkit.growth.fitting import fitted, note_columns
 from ghostkit.growth.history import GrowthEvent, History, history_of
 from ghostkit.growth.precision import in_full
@@ -141,8 +141,8 @@ def apply_edits(
                 measure_fresh_statistics(average, fresh, probe)
             change = largest_change(before, outputs(model, probe), edits)
     return GrowthEvent(
-        edits=tuple(edits),
-        inverse=tuple(inverse),
+        edits=tuple(map(bare, edits)),
+        inverse=tuple(map(bare, inverse)),
         params_before=params_before,
         params_after=costs.params(model),
         macs_before=macs_before,

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from ghostkit.errors import GhostkitError
 from ghostkit.growth import (
@@ -21,6 +22,7 @@ from ghostkit.growth import (
     grow,
     history_of,
 )
+from ghostkit.growth.candidates import candidates
 
 EVENTS = [
     GrowthEvent(
@@ -126,3 +128,14 @@ def test_a_network_carries_its_recipe_and_its_history(host: Callable) -> None:
     event = grow(model, AddBranch("blocks.0.0.ghost1"))
     assert history_of(model).events == [event]
     assert history_of(model) is history_of(model)
+
+
+def test_a_history_holds_no_weights_whatever_a_candidate_found(host: Callable) -> None:
+    model, images, targets = host("seedling")
+    table = candidates(model, images, targets, lambda net, x, y: torch.nn.functional.cross_entropy(net(x), y))
+    edit = next(edit for edit in table["edit"] if getattr(edit, "tensors", None) is not None)
+    event = grow(model, edit)
+    assert event.edits == (edit,)
+    kept = [*event.edits, *event.inverse, *history_of(model).edits]
+    assert all(getattr(each, "tensors", None) is None for each in kept)
+    assert edit.tensors is not None  # a person's own edit is left as it was
