@@ -84,6 +84,8 @@ def alike(runs: Iterable[Run]) -> dict[str, list[Run]]:
     for run in runs:
         config = run.config
         some = "" if config.test_samples is None else f", the first {config.test_samples} test images"
+        if config.validation_samples is not None:
+            some = f", {config.validation_samples} images held out of the training images"
         parts.setdefault(f"{config.task} of {config.data}{some}", []).append(run)
     return parts
 
@@ -154,7 +156,7 @@ def _row(run: Run) -> dict[str, Any]:
         return {metric: result[metric], **{name: result.get(name) for name in MEASURED}, "progress": 1.0}
     metrics = run.metrics
     metric = metric_of(metrics)
-    tested = metrics[metrics["split"] == "test"]
+    tested = metrics[metrics["split"] != "train"]
     if tested.empty:
         return {metric: None, **dict.fromkeys(MEASURED), "progress": 0.0}
     last = tested.iloc[-1]

@@ -50,6 +50,9 @@ class RunConfig(BaseModel):
     data_root: str | None = Field(None, description="folder that holds, or receives, the data set's files")
     train_samples: int | None = Field(None, ge=2, description="train on the first n images only (all when None)")
     test_samples: int | None = Field(None, ge=2, description="evaluate on the first n test images only (all when None)")
+    validation_samples: int | None = Field(
+        None, ge=1, description="hold out n training images, and evaluate on them instead of the test images"
+    )
     size: int | None = Field(None, ge=8, description="side of the images in pixels; as the data has it when None")
     augment: Literal["none", "crop", "crop+flip"] = Field("none", description="random padding crop, and mirror images")
 

@@ -227,8 +227,15 @@ def held(
     task = (history_of(network).recipe or {}).get("task", "classification")
     if run is not None and not (data and mean and std):
         of, place = run.config, root or run.config.data_root
-        train, test = of.train_samples, of.test_samples
-        own = load_data(of.data, place, task=task, train_samples=train, test_samples=test, size=of.size)
+        own = load_data(
+            of.data,
+            place,
+            task=task,
+            train_samples=of.train_samples,
+            test_samples=of.test_samples,
+            validation_samples=of.validation_samples,
+            size=of.size,
+        )
     found = load_data(data, root, task=task, size=shape[1] if shape else None) if data or own is None else own
     if shape and shape != (found.channels, found.height, found.width):
         made = f"{found.channels} x {found.height} x {found.width}"

@@ -38,6 +38,7 @@ from ghostkit.reading import MOST_TEXT, file_bytes, file_text, parsed_json
 __all__ = ["RunFolder", "best_of", "checkpoints", "events_at", "last_checkpoint", "measured", "step_of"]
 
 STEP = re.compile(r"step-[0-9]{1,18}")
+JUDGED = ("test", "validation")  # what a run is judged on: the one, or the other where images were held out for it
 
 
 class RunFolder:
@@ -267,12 +268,12 @@ def step_of(checkpoint: Path) -> int:
 
 
 def measured(rows: Iterable[Mapping[str, Any]]) -> dict[int, float]:
-    """Return what the test split said of the network at each step, by the task's main metric."""
+    """Return the task's main metric at each step, on the images that the run is judged on."""
     found = {}
     for row in rows:
         value = row.get(metric_of(row))
         step = row.get("step")
-        if row.get("split") == "test" and type(step) is int and isinstance(value, int | float) and math.isfinite(value):
+        if row.get("split") in JUDGED and type(step) is int and isinstance(value, int | float) and math.isfinite(value):
             found[step] = float(value)
     return found
 

@@ -34,6 +34,7 @@ def images_of(config: RunConfig) -> ImageData:
         task=config.task,
         train_samples=config.train_samples,
         test_samples=config.test_samples,
+        validation_samples=config.validation_samples,
         size=config.size,
     )
 

@@ -422,7 +422,7 @@ class Trainer:
     def _evaluate(self) -> Evaluated:
         progress = self.progress
         self._share_statistics()
-        scores = self._scores(self.data.test)
+        scores = self._scores(self.data.judged)
         common = {
             "step": progress.step,
             "epoch": round(self.epoch, 4),
@@ -441,7 +441,7 @@ class Trainer:
             rows.append({**common, "split": "train", "loss": mean, **train.metrics()})
             observe_loss(self.engine.state, mean)
             progress.losses, progress.images = 0.0, 0
-        row = {**common, "split": "test", "loss": scores.loss, **scores.metrics()}
+        row = {**common, "split": self.data.judged_on, "loss": scores.loss, **scores.metrics()}
         rows.append(row)
         self._worth_saving = True
         while progress.next_evaluation - ROUNDING <= self.done:
@@ -462,7 +462,7 @@ class Trainer:
         yield CheckpointSaved(folder)
 
     def _finish(self) -> dict[str, Any]:
-        scores = self._scores(self.data.test)
+        scores = self._scores(self.data.judged)
         image = self.engine.probe[0][:1]
         events = history_of(self.model).events
         result = {

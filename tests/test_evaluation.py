@@ -358,3 +358,19 @@ def test_the_figures_read_as_a_person_writes_them():
     assert str(found) == "top-1   73.98 %\ntop-5   91.46 %\nloss    1.0346\nimages  50,000"
     boxes = ghostkit.evaluation.Evaluation("a", "b", {"map50": 0.5, "map": 0.25}, 1.0, 9, 1.0)
     assert str(boxes) == "mAP50   50.00 %\nmAP     25.00 %\nloss    1.0000\nimages  9"
+
+
+def test_a_run_with_images_held_out_is_judged_on_them_and_evaluated_on_the_test_images(tmp_path):
+    config = CONFIG.changed(when="never", validation_samples=100, epochs=0.5)
+    trainer = ghostkit.Trainer(config, tmp_path / "run")
+    result = trainer.train()
+    data = load("digits", train_samples=256, validation_samples=100)
+    held = scores(trainer.model, *next(batches(data.validation, 100, shuffle=False)))
+    assert (result["accuracy"], result["loss"]) == (pytest.approx(held[0]), pytest.approx(held[1], rel=1e-5))
+    found = evaluate(tmp_path / "run", device="cpu")
+    tested = scores(
+        trainer.model, *next(batches(dataclasses.replace(data.test, mean=data.mean, std=data.std), 150, shuffle=False))
+    )
+    assert found.images == 150
+    assert (found.accuracy, found.loss) == (pytest.approx(tested[0]), pytest.approx(tested[1], rel=1e-5))
+    assert found.loss != pytest.approx(result["loss"], rel=1e-3)

@@ -96,10 +96,6 @@ class ImageFiles:
             self._known[i] = True
         return self._kept[indices]
 
-    def first(self, count: int) -> ImageFiles:
-        """Return the first ``count`` files alone."""
-        return self.at(range(count))
-
     def at(self, indices: Iterable[int]) -> ImageFiles:
         """Return the files at ``indices`` alone."""
         _, channels, size, _ = self.shape

@@ -16,7 +16,7 @@ from ghostkit.data.catalog import SOURCES, find_home, require_task
 from ghostkit.data.folders import ImageFiles
 from ghostkit.data.own import form_of, paths_of
 from ghostkit.data.readers import FILE_SIZE, Wanted, scene_items
-from ghostkit.data.splits import Labelled, Split, Task, statistics
+from ghostkit.data.splits import Labelled, Split, Task, fixed_order, statistics
 from ghostkit.errors import GhostkitError
 
 __all__ = ["ImageData", "load"]
@@ -41,6 +41,7 @@ class ImageData:
         std: per channel, likewise.
         where: the folder that the files were found in, or the package that brought them.
         task: what the labels are for.
+        validation: training images that were held out, where they were asked for.
     """
 
     name: str
@@ -54,6 +55,17 @@ class ImageData:
     std: tuple[float, ...]
     where: str
     task: Task = "classification"
+    validation: Split | None = None
+
+    @property
+    def judged(self) -> Split:
+        """What a run is judged on while it is made: the images held out for it, or else the test images."""
+        return self.test if self.validation is None else self.validation
+
+    @property
+    def judged_on(self) -> str:
+        """What that part is called in the metrics of a run: ``"test"`` or ``"validation"``."""
+        return "test" if self.validation is None else "validation"
 
 
 def load(
@@ -63,6 +75,7 @@ def load(
     task: Task = "classification",
     train_samples: int | None = None,
     test_samples: int | None = None,
+    validation_samples: int | None = None,
     size: int | None = None,
     download: bool = False,
 ) -> ImageData:
@@ -76,6 +89,8 @@ def load(
         task: what the labels are to be for: classification, detection or segmentation.
         train_samples: keep the first n training images only; all when None. Of scenes, as many are composed.
         test_samples: keep the first n test images only; all when None. Of scenes, as many are composed.
+        validation_samples: hold so many of all training images out, drawn at random but the same ones each time, before
+            the first n of the others are kept; none when None.
         size: height and width in pixels; when None, as the images are; those decoded from files come at 64,
             photographs of a named data set with boxes or masks at 128, and ``imagenet`` at 224.
         download: get the files if they are not found.
@@ -98,11 +113,14 @@ def load(
         read, where = own.read[task](paths, size or FILE_SIZE), ", ".join(map(str, paths))
     else:
         home = find_home(name, root, download)
-        read = SOURCES[name].read[task](home, Wanted(size, train_samples, test_samples))
+        composed = None if train_samples is None else train_samples + (validation_samples or 0)
+        read = SOURCES[name].read[task](home, Wanted(size, composed, test_samples))
         where = str(home) if SOURCES[name].homes else scene_items(home) if SOURCES[name].items else "scikit-learn"
-    train = _scaled(_first(read.train, train_samples, "train_samples", name), size)
+    learned, held = _held_out(read.train, validation_samples, name)
+    train = _scaled(_first(learned, train_samples, "train_samples", name), size)
     test = _scaled(_first(read.test, test_samples, "test_samples", name), size)
     _require_enough(train, task, name, train_samples)
+    held = None if held is None else _scaled(held, size)
     mean, std = statistics(train.pixels)
     _, channels, height, width = train.pixels.shape
     return ImageData(
@@ -117,6 +135,7 @@ def load(
         std=std,
         where=where,
         task=task,
+        validation=None if held is None else Split(held.pixels, held.labels, mean, std, task),
     )
 
 
@@ -147,8 +166,27 @@ def _first(part: Labelled, count: int | None, argument: str, name: str) -> Label
         return part
     if not 1 <= count <= len(part.labels):
         raise GhostkitError(f"{argument} is {count}, but {name!r} has {len(part.labels)}; expected 1 to that many")
-    pixels = part.pixels.first(count) if isinstance(part.pixels, ImageFiles) else part.pixels[torch.arange(count)]
-    return Labelled(pixels, part.labels[:count])
+    return _at(part, torch.arange(count))
+
+
+def _held_out(part: Labelled, count: int | None, name: str) -> tuple[Labelled, Labelled | None]:
+    """Return the images and labels without ``count`` of them, drawn at random but always alike, and those."""
+    if count is None:
+        return part, None
+    there = len(part.labels)
+    if not 1 <= count < there:
+        raise GhostkitError(
+            f"validation_samples is {count}, but {name!r} has {there} training images; expected 1 to {there - 1}"
+        )
+    order = fixed_order(there)
+    held, rest = order[:count].sort().values, order[count:].sort().values
+    return _at(part, rest), _at(part, held)
+
+
+def _at(part: Labelled, indices: Tensor) -> Labelled:
+    """Return the images and labels at ``indices`` alone."""
+    pixels = part.pixels.at(indices.tolist()) if isinstance(part.pixels, ImageFiles) else part.pixels[indices]
+    return Labelled(pixels, part.labels[indices])
 
 
 def _scaled(part: Labelled, size: int | None) -> Labelled:

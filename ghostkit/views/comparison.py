@@ -18,7 +18,7 @@ from ghostkit.views.wording import axis_unit, percent, quantity, sparkline, tabl
 __all__ = ["closing_table", "compute_accuracy", "compute_accuracy_text"]
 
 Curves = Mapping[str, pd.DataFrame | Sequence[pd.DataFrame]]
-NOTHING = "Nothing has been measured on the test images yet."
+NOTHING = "Nothing has been measured yet."
 
 
 def compute_accuracy(curves: Curves, spread: bool = False) -> go.Figure:
@@ -95,13 +95,13 @@ def _band(x: np.ndarray, low: np.ndarray, high: np.ndarray, label: str, colour: 
 
 
 def _tests(curves: Curves) -> tuple[dict[str, list[pd.DataFrame]], str]:
-    """Return the test rows of every run, by label, and what they are judged by; what has none is left out."""
+    """Return what every run was judged on, its rows by label, and the metric; what has no rows is left out."""
     runs: dict[str, list[pd.DataFrame]] = {}
     for label, value in curves.items():
         frames = [value] if isinstance(value, pd.DataFrame) else list(value)
         for frame in frames:
             check_columns(frame, ("split", "compute", metric_of(frame)), "metrics")
-        tested = [frame[frame["split"] == "test"] for frame in frames if not frame.empty]
+        tested = [frame[frame["split"] != "train"] for frame in frames if not frame.empty]
         runs[label] = [frame for frame in tested if not frame.empty]
     runs = {label: frames for label, frames in runs.items() if frames}
     metrics = {metric_of(frame) for frames in runs.values() for frame in frames}

@@ -86,7 +86,8 @@ def _watched(steps: pd.DataFrame) -> dict[str, Any]:
 
 def _measured(metrics: pd.DataFrame, metric: str) -> list[dict[str, Any]]:
     """Return the loss of both splits, then the ``metric`` of both."""
-    splits = (_split(metrics, "train"), "train", FAINT, 1.4), (_split(metrics, "test"), "test", BLUE, 2.2)
+    judged = _judged_on(metrics)
+    splits = (_split(metrics, "train"), "train", FAINT, 1.4), (_split(metrics, judged), judged, BLUE, 2.2)
     return [
         {
             "x": rows["epoch"].to_numpy(np.float32),
@@ -95,7 +96,7 @@ def _measured(metrics: pd.DataFrame, metric: str) -> list[dict[str, Any]]:
             "name": name,
             "legendgroup": name,
             "showlegend": column == "loss",
-            "mode": "lines+markers" if name == "test" and len(rows) <= 60 else "lines",
+            "mode": "lines+markers" if name == judged and len(rows) <= 60 else "lines",
             "line": {"color": colour, "width": width},
             "marker": {"size": 5},
             "hovertemplate": f"{name} {label}<br>epoch %{{x:.2f}}<extra></extra>",
@@ -103,6 +104,11 @@ def _measured(metrics: pd.DataFrame, metric: str) -> list[dict[str, Any]]:
         for column, axis, factor, label in (("loss", "y2", 1, "loss %{y:.4f}"), (metric, "y3", 100, "%{y:.2f} %"))
         for rows, name, colour, width in splits
     ]
+
+
+def _judged_on(metrics: pd.DataFrame) -> str:
+    """Return the split that the run is judged on: ``"test"``, or ``"validation"`` where images were held out."""
+    return "validation" if (metrics["split"] == "validation").any() else "test"
 
 
 def _split(metrics: pd.DataFrame, name: str, points: int = 1000) -> pd.DataFrame:
@@ -216,13 +222,15 @@ def training_curves_text(metrics: pd.DataFrame, events: pd.DataFrame | None = No
     last, metric = metrics.iloc[-1], metric_of(metrics)
     spent, size = quantity(last["compute"], "MAC"), quantity(last["macs"], "MAC")
     lines = [f"{last['epoch']:.2f} epochs, {spent} spent; {size} per image at the end"]
-    for name in ("train", "test"):
+    judged = _judged_on(metrics)
+    width = max(len(judged), len("train"))
+    for name in ("train", judged):
         rows = metrics[metrics["split"] == name]
         if not rows.empty:
             loss, reached = rows["loss"], rows[metric]
-            lines.append(f"{name:<5}  loss      {loss.iloc[0]:8.4f} → {loss.iloc[-1]:8.4f}  {sparkline(loss)}")
+            lines.append(f"{name:<{width}}  loss      {loss.iloc[0]:8.4f} → {loss.iloc[-1]:8.4f}  {sparkline(loss)}")
             lines.append(
-                f"{name:<5}  {METRICS[metric]:<8}  {percent(reached.iloc[0]):>8} → {percent(reached.iloc[-1]):>8}"
+                f"{name:<{width}}  {METRICS[metric]:<8}  {percent(reached.iloc[0]):>8} → {percent(reached.iloc[-1]):>8}"
                 f"  {sparkline(reached)}  best {percent(reached.max())}"
             )
     if events is None or events.empty:

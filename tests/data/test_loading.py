@@ -13,6 +13,7 @@ import torchvision
 from scipy.io import savemat
 
 from ghostkit.data import batches, catalog, load, own, sources
+from ghostkit.data.splits import Split
 from ghostkit.errors import GhostkitError
 
 Write = Callable[..., Path]
@@ -202,6 +203,9 @@ def test_images_in_memory_are_scaled_to_the_size_asked_for(size: int) -> None:
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
+        ({"validation_samples": 1401}, "validation_samples is 1401, but 'digits' has 1401 training images"),
+        ({"validation_samples": 0}, "validation_samples is 0"),
+        ({"train_samples": 1302, "validation_samples": 100}, "train_samples is 1302, but 'digits' has 1301"),
         ({"train_samples": 1402}, "train_samples is 1402, but 'digits' has 1401"),
         ({"test_samples": 400}, "test_samples is 400, but 'digits' has 396"),
         ({"train_samples": 0}, "train_samples is 0"),
@@ -364,3 +368,33 @@ def test_a_task_or_a_path_that_is_not_there_is_quoted_with_what_is(name: str, ta
 def test_coco_itself_says_that_it_cannot_be_downloaded_and_how_it_is_got(tmp_path: Path) -> None:
     with pytest.raises(GhostkitError, match=r"'coco' cannot be downloaded; .*cocodataset\.org/#download into /.*/coco"):
         load("coco", tmp_path, task="detection", download=True)
+
+
+def pixels_of(split: Split) -> list[bytes]:
+    return [image.numpy().tobytes() for image in split.pixels(torch.arange(len(split)))]
+
+
+@pytest.mark.parametrize("name", ["digits", "folder"])
+def test_validation_images_are_training_images_that_nothing_is_learned_from(name: str, two_classes: Path) -> None:
+    name = f"folder:{two_classes}" if name == "folder" else name
+    whole, held = load(name), load(name, validation_samples=5)
+    numbers = torch.arange(len(whole.train))
+    learned, kept, there = (pixels_of(part) for part in (held.train, held.validation, whole.train))
+    assert (len(learned), len(kept)) == (len(numbers) - 5, 5)
+    assert sorted(learned + kept) == sorted(there)
+    assert pixels_of(held.test) == pixels_of(whole.test)
+    assert (held.judged, whole.judged, whole.validation) == (held.validation, whole.test, None)
+    assert held.mean == pytest.approx(held.train.pixels(torch.arange(len(held.train))).float().mean((0, 2, 3)) / 255)
+
+
+def test_the_same_images_are_held_out_however_many_are_learned_from() -> None:
+    many, few = load("digits", validation_samples=300), load("digits", validation_samples=300, train_samples=50)
+    assert pixels_of(many.validation) == pixels_of(few.validation)
+    assert pixels_of(many.train)[:50] == pixels_of(few.train)
+    assert not torch.equal(many.validation.labels, many.validation.labels.sort().values)  # a fair draw
+
+
+@pytest.mark.parametrize("task", ["detection", "segmentation"])
+def test_as_many_scenes_are_learned_from_as_are_asked_for_when_some_are_held_out(task: str) -> None:
+    found = load("scenes", task=task, train_samples=6, test_samples=2, validation_samples=3)
+    assert (len(found.train), len(found.validation), len(found.test)) == (6, 3, 2)

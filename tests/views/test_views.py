@@ -74,13 +74,13 @@ def test_drawing_changes_no_frame(metrics, events, candidates, before, after, cu
             views.compute_accuracy,
             views.compute_accuracy_text,
             [{}],
-            "Nothing has been measured on the test images yet.",
+            "Nothing has been measured yet.",
         ),
         (
             views.compute_accuracy,
             views.compute_accuracy_text,
             [{"run": [EMPTY]}],
-            "Nothing has been measured on the test images yet.",
+            "Nothing has been measured yet.",
         ),
         (views.growth_histories, views.growth_histories_text, [{}], "Nothing has been measured yet."),
         (
