@@ -25,6 +25,7 @@ __all__ = ["RunConfig"]
 ROUNDING = 1e-9
 LOOKS = 2**53  # evaluations; whole numbers end there for a float
 LARGEST = 100_000  # characters of a stored configuration; one with all its comments has 8,000
+BLIND = ("random", "round-robin")  # where growth may go without asking for gains
 YAML_SUFFIXES = (".yaml", ".yml")
 HEADS: dict[str, tuple[str, ...]] = {
     "classification": (),
@@ -98,8 +99,8 @@ class RunConfig(BaseModel):
         "activation-rank",
         "sprout",
     ] = Field("gain-per-mac", description="how candidates are ranked")
-    score: Literal["fisher", "raw", "scaled", "residual", "whitened"] = Field(
-        "fisher", description="what a candidate's gain is"
+    score: Literal["fisher", "raw", "scaled", "residual", "whitened", "none"] = Field(
+        "fisher", description="what a candidate's gain is; none, which costs nothing, for random and round robin"
     )
     how: Literal["svd", "gradmax", "random", "split", "clone"] = Field("svd", description="how new weights start")
     kinds: tuple[Literal["branch", "intrinsic", "stage", "block", "layer", "link"], ...] = Field(
@@ -180,6 +181,11 @@ class RunConfig(BaseModel):
                     f"patience={self.patience} is not reached by the {looks} evaluations up to "
                     f"grow_until={self.grow_until}, so growth could never happen; lower it, or evaluate_every"
                 )
+        if self.score == "none" and (self.where not in BLIND or self.when == "gain-ratio"):
+            raise ValueError(
+                f"score='none' predicts no gain, so where={self.where!r} with when={self.when!r} has none to go by; "
+                f"set where to {' or '.join(map(repr, BLIND))}, or another score"
+            )
         if self.where == "sprout" and self.roll_back is not None:
             raise ValueError("where='sprout' settles its events by itself; leave roll_back out")
         return self

@@ -50,6 +50,8 @@ from ghostkit.unattended import declared, words_of
         ({"budget_factor": 0.5}, "parameter budget_factor = 0.5: .*greater than or equal to 1"),
         ({"probe_samples": 7}, "parameter probe_samples = 7: .*greater than or equal to 8"),
         ({"epochs": -1, "share": 0}, "parameter epochs = -1: .*; parameter share = 0: "),
+        ({"score": "none"}, "score='none' predicts no gain, so where='gain-per-mac'.*set where to 'random' or"),
+        ({"score": "none", "where": "random", "when": "gain-ratio"}, "with when='gain-ratio' has none to go by"),
         ({"grow_from": 0.6, "grow_until": 0.5}, "grow_from=0.6 lies after grow_until=0.5.*set grow_from below"),
     ],
 )

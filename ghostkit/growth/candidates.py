@@ -17,7 +17,7 @@ from ghostkit.growth.gain import fisher_gain, per_sample_gradient
 from ghostkit.growth.layers import reader
 from ghostkit.growth.ledger import Ledger
 from ghostkit.growth.precision import in_full
-from ghostkit.growth.proposals import Loss, Seen, observe, propose
+from ghostkit.growth.proposals import Loss, Seen, observe, propose, searched, unseen
 from ghostkit.growth.scoring import SCORES, score_attached
 from ghostkit.growth.sites import Site, sites
 
@@ -26,6 +26,7 @@ __all__ = ["candidates"]
 SCORING_PASS = 2.0  # forward, and backward to inputs alone
 COLUMNS = ("edit", "site", "kind", "init", "gain", "macs", "params", "milliseconds")
 EXTRAS = ("saturation", "gain_ratio")
+UNSCORED = "none"  # in the place of a score
 
 
 @in_full
@@ -57,7 +58,8 @@ def candidates(
             (FRAGrow, for blocks), or several of them. A kind of edit that knows none of them starts in its usual way.
         score: what the gain is: ``"fisher"``, the predicted decrease of the loss in nats; or, in units of their own,
             ``"raw"`` (the squared gradient norm), ``"scaled"`` (corrected for the consumer's scale), ``"residual"``
-            (of residual features) or ``"whitened"`` (TINY's).
+            (of residual features) or ``"whitened"`` (TINY's). With ``"none"`` no gain is predicted and no pass is made;
+            the candidates come in random order.
         extras: further columns: ``"saturation"``, the share of its site's channels that is used (NORTH), and
             ``"gain_ratio"``, the gain per new number over the mean gain per number there is.
         latency: milliseconds of layers by kind; measured here when None.
@@ -82,11 +84,11 @@ def candidates(
     if not known:
         raise GhostkitError(f"{type(model).__name__} has no site: nothing in it can grow")
     ledger = Ledger(original, images[:1], latency or LatencyTable(batch=1))
-    seen = observe(original, known, images, targets, loss)
+    blind = score == UNSCORED and not extras and not any(map(searched, inits))
+    seen = unseen(known) if blind else observe(original, known, images, targets, loss)
     proposals = list(propose(original, known, seen, kinds, kernel_sizes, inits, generator))
-    found, forwards = score_attached(
-        original, known, [proposal.attached for proposal in proposals], images, targets, loss, score, generator
-    )
+    attached = [] if score == UNSCORED else [proposal.attached for proposal in proposals]
+    found, forwards = score_attached(original, known, attached, images, targets, loss, score, generator)
     rows = []
     for number, edit in enumerate(proposal.edit for proposal in proposals):
         added = ledger.added(take_down(edit, original, known, generator))
@@ -111,11 +113,14 @@ def candidates(
         usual = mean_gain(original, known, seen)
         frame["gain_ratio"] = [found[n].gain / found[n].numbers / usual if n in found else 0.0 for n in frame.index]
     order = frame["gain"].sort_values(ascending=False, kind="stable").index
+    if score == UNSCORED:
+        order = frame.index[torch.randperm(len(frame), generator=generator).numpy()]
     frame = frame.loc[order].reset_index(drop=True)
     silent = torch.zeros(len(images))
     responses = [(found[n].response if n in found else silent).double().cpu().numpy() for n in order]
     frame.attrs["responses"] = [response.tolist() for response in responses]  # lists, since pandas compares attrs
-    passes = SCORING_PASS * (forwards + len(images) * sum(cost.macs for cost in ledger.layers.values()))
+    looked = 0 if blind else len(images) * sum(cost.macs for cost in ledger.layers.values())
+    passes = SCORING_PASS * (forwards + looked)
     found_and_scored = sum(proposal.macs for proposal in proposals) + sum(scored.macs for scored in found.values())
     frame.attrs["macs"] = passes + found_and_scored
     return frame
@@ -126,7 +131,7 @@ def check_arguments(
 ) -> None:
     """Raise a GhostkitError if an argument of :func:`candidates` is unknown."""
     for asked, values, expected in (
-        ("score", (score,), tuple(SCORES)),
+        ("score", (score,), (*SCORES, UNSCORED)),
         ("how", inits, INITS),
         ("kinds", kinds, KINDS),
         ("extras", extras, EXTRAS),

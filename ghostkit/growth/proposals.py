@@ -124,6 +124,12 @@ def observe(model: nn.Module, known: Sequence[Site], images: Any, targets: Any, 
     return seen
 
 
+def unseen(known: Sequence[Site]) -> dict[str, Seen]:
+    """Return what no pass shows at each site, for weights that are not searched for."""
+    nothing = torch.empty(0)
+    return {site.id: Seen(dict.fromkeys(site.producers, nothing), nothing, []) for site in known}
+
+
 def propose(
     model: nn.Module,
     known: list[Site],

@@ -304,3 +304,36 @@ def test_a_host_whose_candidates_are_grown_keeps_its_function_and_promises_less(
     assert event.max_logit_change < 1e-10
     losses = [train_step(model, optimizer, images, targets) for _ in range(20)]
     assert losses[-1] < losses[0]
+
+
+def test_candidates_without_a_score_are_the_same_ones_in_random_order_and_cost_no_pass(host: Callable) -> None:
+    model, images, targets = host("seedling")
+
+    def not_to_be_called(*_: object) -> Tensor:
+        raise AssertionError("the loss was asked for")
+
+    scored = score(model, images, targets, how="random")
+    orders = []
+    for seed in (0, 1):
+        draw = torch.Generator().manual_seed(seed)
+        frame = candidates(
+            model, images, targets, not_to_be_called, score="none", how="random", latency=Flat(), generator=draw
+        )
+        assert frame.attrs["macs"] == 0
+        assert set(frame["gain"]) == {0}
+        assert set(zip(frame["edit"].map(str), frame["macs"], strict=True)) == set(
+            zip(scored["edit"].map(str), scored["macs"], strict=True)
+        )
+        orders.append(list(frame["edit"].map(str)))
+    assert orders[0] != orders[1]
+    grow(model, frame["edit"].iloc[0], probe=images)
+
+
+def test_without_a_score_weights_that_are_searched_for_still_are(host: Callable) -> None:
+    model, images, targets = host("seedling")
+    frame = score(model, images, targets, score="none", kinds=("branch",))
+    best = score(model, images, targets, kinds=("branch",))
+    found, expected = ({str(edit): edit.tensors["rows"] for edit in table["edit"]} for table in (frame, best))
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in found)
+    assert 0 < frame.attrs["macs"] < best.attrs["macs"]

@@ -1,0 +1,73 @@
+"""One run of the growth study: an arm, a track, a compute, a learning rate and a seed become one row of numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from benchmarks.study.arms import SHARED, TRACKS, compute_of, settings_of
+from ghostkit import Run, RunConfig, evaluate, train
+
+__all__ = ["run_arm"]
+
+
+def run_arm(
+    arm: str,
+    folder: str | Path,
+    *,
+    track: str = "10k",
+    share: float = 1.0,
+    learning_rate: float = 0.1,
+    seed: int = 0,
+    judged: str = "validation",
+    changes: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Train one arm in ``folder``, or go on there, and return its row.
+
+    Args:
+        arm: one of :func:`benchmarks.study.arms.arm_names`.
+        folder: the run's folder.
+        track: "10k" or "60k" training images.
+        share: of F.
+        learning_rate: of all weights.
+        seed: of the weights, the order of the images, and growth.
+        judged: "validation", or "test" to ask the test images as well, once, when all is decided.
+        changes: further values of the configuration, to explore with.
+    """
+    config = RunConfig(
+        **{
+            **SHARED,
+            "train_samples": TRACKS[track],
+            "compute": compute_of(track, share),
+            "learning_rate": learning_rate,
+            "seed": seed,
+            **settings_of(arm),
+            **(changes or {}),
+        }
+    )
+    run = train(config, folder)
+    row = {"arm": arm, "track": track, "share": share, "learning_rate": learning_rate, "seed": seed, **measured(run)}
+    if judged == "test":
+        row["test"] = evaluate(run.folder, device="cpu").accuracy
+    return row
+
+
+def measured(run: Run) -> dict[str, Any]:
+    """Return what a run that is over comes to."""
+    result, grown = run.result, [event for event in run.history.events if event.edits]
+    asked = [event for event in run.history.events if event.candidates]
+    changes = [event.max_logit_change for event in grown if event.max_logit_change is not None]
+    return {
+        "validation": result["accuracy"],
+        "loss": result["loss"],
+        "compute": result["compute"],
+        "seconds": result["seconds"],
+        "steps": result["steps"],
+        "params": result["params"],
+        "macs": result["macs"],
+        "milliseconds": result["milliseconds"],
+        "events": len(grown),
+        "event_seconds": sum(event.clock.get("seconds", 0.0) for event in asked) / max(len(asked), 1),
+        "output_change": max(changes, default=0.0),
+        "edits": "; ".join(str(edit) for event in grown for edit in event.edits),
+    }
