@@ -8,6 +8,8 @@ the network meets it as it was written.
 from __future__ import annotations
 
 import inspect
+import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,8 +17,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from ghostkit.errors import GhostkitError
+
 __all__ = ["Regions", "blocks_of"]
 
+COMPILERS = ("g++", "clang++", "c++", "cl")  # those that PyTorch looks for, beside $CXX
 ROWS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 RECOMPILES = 1000  # a block is compiled anew for each event that touched it, and for each size of image
 # Where PyTorch offers it, blocks of one class do not share what they compiled: each looks through its own alone.
@@ -42,9 +47,13 @@ class Regions:
 
     Args:
         model: the network; :meth:`renew` looks at it again after surgery.
+
+    Raises:
+        GhostkitError: if it is on the CPU, and there is no compiler for what PyTorch writes for that.
     """
 
     def __init__(self, model: nn.Module) -> None:
+        check_compiler(next((parameter.device.type for parameter in model.parameters()), "cpu"))
         self.model = model
         self._compiled: dict[nn.Module, Any] = {}
         self.renew()
@@ -64,6 +73,17 @@ class Regions:
         finally:
             for block in self._compiled:
                 block.__dict__.pop("_compiled_call_impl", None)
+
+
+def check_compiler(device: str) -> None:
+    """Raise a GhostkitError if what is compiled for ``device`` needs a C++ compiler that is not there."""
+    asked = os.environ.get("CXX", "").split()[:1]
+    if device == "cpu" and not any(map(shutil.which, asked or COMPILERS)):
+        sought = f"$CXX, {asked[0]!r}, is not there" if asked else f"none of {', '.join(COMPILERS)} is on the PATH"
+        raise GhostkitError(
+            f"compile=True: on the CPU, PyTorch compiles through a C++ compiler, but {sought}; install one (Debian's "
+            "package `g++`), or leave compile out"
+        )
 
 
 def compiled(block: nn.Module) -> Any:

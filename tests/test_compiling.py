@@ -7,9 +7,11 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from bit_for_bit import config
 from torch import nn
 
 import ghostkit
+from ghostkit import GhostkitError, Trainer
 from ghostkit.compiling import Regions, blocks_of
 from ghostkit.growth.edits import AddBlock, AddBranch
 
@@ -109,3 +111,16 @@ def test_a_compiled_block_computes_what_it_did_and_only_a_touched_one_is_compile
     regions.renew()
     step(True)
     assert graphs["unique_graphs"] == before + 1
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [({"CXX": "no-such-compiler -O2"}, r"\$CXX, 'no-such-compiler', is not there"), ({}, "none of g.*is on the PATH")],
+)
+def test_without_a_compiler_compile_is_refused_before_anything_is_trained(variables, words, tmp_path, monkeypatch):
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(GhostkitError, match=f"compile=True: .*{words}; install one"):
+        Trainer(config(compile=True))
