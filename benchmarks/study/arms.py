@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["ABLATIONS", "BASELINES", "BUDGET", "SHARED", "STATIC", "TRACKS", "arm_names", "compute_of", "settings_of"]
+__all__ = ["ABLATIONS", "BASELINES", "BUDGET", "PLAIN", "SHARED", "STATIC", "TRACKS", "compute_of", "settings_of"]
 
 
 def shape(stem: int, rows: tuple[tuple[int, int], tuple[int, int]], neck: int) -> dict[str, Any]:
@@ -68,14 +68,24 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def arm_names() -> list[str]:
-    """Return the names of all arms on the seedling."""
-    return [*STATIC, "ghostkit", *BASELINES, *ABLATIONS]
+# The plain host, a ResNet that gromo can grow too: channels inside its blocks, or what grows them and how.
+PLAIN_BUDGET = 746_528  # MACs, those of the largest
+PLAIN: dict[str, dict[str, Any]] = {
+    **{f"plain static {hidden}": {"hidden": (hidden,) * 3} for hidden in (2, 3, 4, 6, 8)},
+    "plain ghostkit": {},
+    "plain random": {"where": "random", "how": "random", "score": "none"},
+    "plain round robin": {"where": "round-robin", "how": "random", "score": "none"},
+    "plain Net2Wider": {"where": "random", "how": "split", "score": "none"},
+    "plain GradMax": {"score": "raw", "how": "gradmax"},
+    "gromo TINY": {"gromo": "TINY"},
+    "gromo GradMax": {"gromo": "GradMax"},
+    "gromo GradMax, open ReLU": {"gromo": "GradMax", "open_relu": True},
+}
 
 
-def compute_of(track: str, share: float) -> float:
-    """Return ``share`` of F, in training MACs, by the epochs of the largest static size that it buys."""
-    return share * EPOCHS[track] * TRAINING_PASS * BUDGET * IMAGES[track]
+def compute_of(track: str, share: float, budget: float = BUDGET) -> float:
+    """Return ``share`` of F, in training MACs: what so many epochs of the largest static size, ``budget``, take."""
+    return share * EPOCHS[track] * TRAINING_PASS * budget * IMAGES[track]
 
 
 def settings_of(arm: str) -> dict[str, Any]:

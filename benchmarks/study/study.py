@@ -5,8 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from benchmarks.study.arms import SHARED, TRACKS, compute_of, settings_of
+import torch
+
+from benchmarks.study.arms import PLAIN, PLAIN_BUDGET, SHARED, TRACKS, compute_of, settings_of
+from benchmarks.study.plain_run import run_plain
 from ghostkit import Run, RunConfig, evaluate, train
+from ghostkit.data import load
 
 __all__ = ["run_arm"]
 
@@ -25,7 +29,7 @@ def run_arm(
     """Train one arm in ``folder``, or go on there, and return its row.
 
     Args:
-        arm: one of :func:`benchmarks.study.arms.arm_names`.
+        arm: one of ``STATIC``, ``BASELINES``, ``ABLATIONS`` or ``PLAIN``, or "ghostkit".
         folder: the run's folder.
         track: "10k" or "60k" training images.
         share: of F.
@@ -34,6 +38,13 @@ def run_arm(
         judged: "validation", or "test" to ask the test images as well, once, when all is decided.
         changes: further values of the configuration, to explore with.
     """
+    told = {"arm": arm, "track": track, "share": share, "learning_rate": learning_rate, "seed": seed}
+    if arm in PLAIN:
+        torch.set_num_threads(SHARED["threads"])
+        data = load(SHARED["data"], validation_samples=SHARED["validation_samples"], train_samples=TRACKS[track])
+        compute = compute_of(track, share, PLAIN_BUDGET)
+        spent = {"budget": PLAIN_BUDGET, "compute": compute, "learning_rate": learning_rate}
+        return {"host": "plain", **told, **run_plain(PLAIN[arm], data, **spent, seed=seed, judged=judged)}
     config = RunConfig(
         **{
             **SHARED,
@@ -46,7 +57,7 @@ def run_arm(
         }
     )
     run = train(config, folder)
-    row = {"arm": arm, "track": track, "share": share, "learning_rate": learning_rate, "seed": seed, **measured(run)}
+    row = {"host": "seedling", **told, **measured(run)}
     if judged == "test":
         row["test"] = evaluate(run.folder, device="cpu").accuracy
     return row

@@ -1,0 +1,286 @@
+"""A run of the plain host: one loop for static nets, for ours and for gromo's growth, so that only growth differs.
+
+Images, their order, the optimizer, the learning rate, the moments of growth and what an event may spend are the same
+for all. What an event takes counts as compute: ours by the engine's own account, gromo's by every multiplication that
+PyTorch carries out inside it (its decompositions, which PyTorch does not count, are left out, as ours are).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any, Protocol
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from benchmarks.study.plain import PlainResNet, gromo_twin
+from ghostkit.costs import TRAINING_PASS, latency, layer_costs, macs, params
+from ghostkit.data import ImageData, batches
+from ghostkit.engine import Engine
+from ghostkit.growth.policy import ROUNDING, Budget, Policy, PolicyState, due
+from ghostkit.tasks import classification
+
+__all__ = ["run_plain"]
+
+BATCH, MOMENTUM, DECAY, PROBE, ANNEAL_FROM = 64, 0.9, 5e-4, 512, 0.6
+SCALES = (0.0, 0.1, 0.5, 1.0)  # gromo's line search, as in its container tutorial
+
+
+def loss(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+    """Return the mean cross-entropy."""
+    return F.cross_entropy(model(images), targets)
+
+
+class Grower(Protocol):
+    """Something that grows a network at a moment, and says how many MACs that took."""
+
+    def __call__(self, progress: float) -> float: ...
+
+
+def sgd(model: nn.Module, rate: float) -> torch.optim.SGD:
+    """Return the optimizer of all runs."""
+    return torch.optim.SGD(model.parameters(), lr=rate, momentum=MOMENTUM, weight_decay=DECAY)
+
+
+# -- ours --------------------------------------------------------------------------------------------------------------
+
+
+class HiddenOnly(Engine):
+    """The engine, with eyes for the channels inside the blocks alone: the others gromo cannot grow."""
+
+    def candidates(self) -> pd.DataFrame:
+        """Return what could be grown inside the blocks, best first."""
+        frame = super().candidates()
+        inside = frame["site"].str.endswith("conv1")
+        attrs = frame.attrs
+        frame.attrs = {}
+        kept = frame[inside].reset_index(drop=True)
+        kept.attrs = {**attrs, "responses": [r for r, keep in zip(attrs["responses"], inside, strict=True) if keep]}
+        return kept
+
+
+def ours(
+    model: PlainResNet,
+    optimizer: torch.optim.Optimizer,
+    probe: tuple[Tensor, Tensor],
+    budget: float,
+    settings: dict[str, Any],
+    seed: int,
+) -> Grower:
+    """Return what grows ``model`` by our engine.
+
+    Args:
+        model, optimizer: the network, and what trains it.
+        probe: images and targets.
+        budget: MACs an image.
+        settings: ``where``, ``how`` and ``score``, where they are not the defaults.
+        seed: of what growth draws.
+    """
+    policy = Policy(where=settings.get("where", "gain-per-mac"))
+    engine = HiddenOnly(
+        model,
+        optimizer,
+        loss,
+        probe,
+        policy,
+        Budget(macs=budget),
+        {"kinds": ("stage",), "how": settings.get("how", "svd"), "score": settings.get("score", "fisher")},
+        torch.Generator().manual_seed(seed + 1),
+    )
+
+    def grow(progress: float) -> float:
+        engine.spent = 0.0
+        engine.grow(progress=progress)
+        return engine.spent
+
+    return grow
+
+
+# -- gromo's -----------------------------------------------------------------------------------------------------------
+
+# What reproduces the papers, by the words of gromo's own documentation.
+METHODS: dict[str, dict[str, Any]] = {
+    "TINY": {"compute_delta": False},
+    "GradMax": {
+        "compute_delta": False,
+        "use_covariance": False,
+        "alpha_zero": True,
+        "use_projection": False,
+        "ignore_singular_values": True,
+    },
+}
+
+
+class Multiplications(TorchDispatchMode):
+    """Counts the multiply-accumulates that PyTorch carries out inside it.
+
+    PyTorch's own counter follows modules by hooks, which the derivatives that gromo takes of activations cannot bear.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.macs = 0.0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Carry out one operation, and count it."""
+        out = func(*args, **(kwargs or {}))
+        count = flop_registry.get(func._overloadpacket)
+        self.macs += 0 if count is None else count(*args, **(kwargs or {}), out_val=out) / 2
+        return out
+
+
+def gromos(model: Any, probe: tuple[Tensor, Tensor], budget: float, method: str, share: float) -> Grower:
+    """Return what grows ``model`` as gromo's container tutorial does: statistics, best layer, line search, change.
+
+    Args:
+        model: gromo's.
+        probe: images and targets.
+        budget: MACs an image.
+        method: one of ``METHODS``.
+        share: of the room between seedling and budget that an event may spend.
+    """
+    images, targets = probe
+    allowance = share * (budget - macs(model, images))
+
+    def event(left: float) -> None:
+        model.set_growing_layers("all")
+        fitting = [int(left // cost_of_one(model, block, images)) for block in model._growing_layers]
+        model.init_computation()
+        model.zero_grad()
+        F.cross_entropy(model(images), targets, reduction="sum").backward()
+        model.update_computation()
+        for block, count in zip(model._growing_layers, fitting, strict=True):
+            block.compute_optimal_updates(
+                maximum_added_neurons=max(count, 1), statistical_threshold=0.0, **METHODS[method]
+            )
+        model.reset_computation()
+        model.zero_grad()
+        place = model.select_best_update()
+        chosen = model.currently_updated_layer
+        if fitting[place] < 1:
+            chosen.delete_update()
+            model.currently_updated_layer_index = None
+            return
+        best = searched(model, chosen, images, targets) if method == "TINY" else 1.0
+        chosen.scaling_factor = best or SCALES[1]  # nothing gained still grows, as ours does
+        model.apply_change()
+
+    def grow(progress: float) -> float:
+        left = min(allowance, budget - macs(model, images))
+        model.train()
+        with Multiplications() as counter:
+            event(left)
+        return counter.macs
+
+    return grow
+
+
+def searched(model: Any, chosen: Any, images: Tensor, targets: Tensor) -> float:
+    """Return the scale of the new neurons at which the loss is lowest."""
+    losses = {}
+    with torch.no_grad():
+        for scale in SCALES:
+            chosen.scaling_factor = scale
+            losses[scale] = float(F.cross_entropy(model.extended_forward(images), targets))
+    return min(losses, key=lambda scale: losses[scale])
+
+
+def cost_of_one(model: Any, block: Any, images: Tensor) -> float:
+    """Return the MACs an image that one more neuron of ``block`` costs, in both of its convolutions."""
+    costs = layer_costs(model, images[:1])
+    paths = {module: path for path, module in model.named_modules()}
+    both = sum(costs[paths[half.layer]].macs for half in (block.first_layer, block.second_layer))
+    return both / block.first_layer.out_channels
+
+
+# -- the run -----------------------------------------------------------------------------------------------------------
+
+
+def run_plain(
+    arm: dict[str, Any],
+    data: ImageData,
+    *,
+    budget: float,
+    compute: float,
+    learning_rate: float,
+    seed: int,
+    judged: str,
+) -> dict[str, Any]:
+    """Train one arm of the plain host, and return what it comes to.
+
+    Args:
+        arm: ``hidden`` for a static net; ``gromo`` and ``open_relu`` for gromo's; otherwise settings of ours.
+        data: the images.
+        budget: MACs an image that growth may not exceed.
+        compute: training MACs.
+        learning_rate: of all weights.
+        seed: of weights, order and growth.
+        judged: "validation", or "test" to ask the test images as well.
+    """
+    torch.manual_seed(seed)
+    model: nn.Module = PlainResNet(**({"hidden": arm["hidden"]} if "hidden" in arm else {}))
+    numbers = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))[:PROBE]
+    probe = data.train.images(numbers), data.train.labels[numbers]
+    policy, state, optimizer = Policy(), PolicyState(), sgd(model, learning_rate)
+    grow: Grower | None = None
+    if "gromo" in arm:
+        model = gromo_twin(model, arm.get("open_relu", False))
+        optimizer = sgd(model, learning_rate)
+        grow = gromos(model, probe, budget, arm["gromo"], policy.share)
+    elif "hidden" not in arm:
+        grow = ours(model, optimizer, probe, budget, arm, seed)
+    spent, steps, epoch, events, seconds, started = 0.0, 0, 0, 0, 0.0, time.perf_counter()
+    size = macs(model, probe[0])
+    model.train()
+    while spent < compute:
+        for images, targets in batches(data.train, BATCH, seed=seed, epoch=epoch):
+            done = spent / compute
+            fallen = max(0.0, done - ANNEAL_FROM) / (1 - ANNEAL_FROM)
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate * 0.5 * (1 + math.cos(math.pi * min(fallen, 1.0)))
+            optimizer.zero_grad()
+            loss(model, images, targets).backward()
+            optimizer.step()
+            spent, steps = spent + TRAINING_PASS * size * len(images), steps + 1
+            if grow is not None and due(policy, state, spent / compute + ROUNDING):
+                began = time.perf_counter()
+                spent += grow(spent / compute)
+                if "gromo" in arm:
+                    optimizer = sgd(model, learning_rate)  # its tutorial makes a new one, whose momentum begins anew
+                seconds, events = seconds + time.perf_counter() - began, events + 1
+                size = macs(model, probe[0])
+                model.train()
+            if spent >= compute:
+                break
+        epoch += 1
+    row = {
+        "validation": accuracy(model, data, data.judged),
+        "compute": spent,
+        "seconds": time.perf_counter() - started,
+        "steps": steps,
+        "params": params(model),
+        "macs": size,
+        "milliseconds": latency(model, probe[0][:1]),
+        "events": events,
+        "event_seconds": seconds / max(events, 1),
+        "edits": str(hidden_of(model)),
+    }
+    return {**row, "test": accuracy(model, data, data.test)} if judged == "test" else row
+
+
+def hidden_of(model: Any) -> tuple[int, ...]:
+    """Return the channels inside the blocks, of either kind of network."""
+    if isinstance(model, PlainResNet):
+        return model.hidden
+    return tuple(block.first_layer.out_channels for block in model._growable_layers)
+
+
+def accuracy(model: nn.Module, data: ImageData, split: Any) -> float:
+    """Return the share of images told right."""
+    pairs = batches(split, 256, shuffle=False)
+    return classification.evaluate(model, pairs, len(data.classes)).accuracy
