@@ -1,0 +1,111 @@
+"""The growth study's harness: every arm is a valid run, all spend the same, and gromo's twin is the same network."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from ghostkit import RunConfig
+from ghostkit.costs import macs, params
+from ghostkit.data import load
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # benchmarks are no part of the package
+
+from benchmarks.study.arms import (
+    ABLATIONS,
+    BASELINES,
+    BUDGET,
+    PLAIN,
+    PLAIN_BUDGET,
+    SHARED,
+    STATIC,
+    compute_of,
+    settings_of,
+)
+from benchmarks.study.plain import OpenReLU, PlainResNet, gromo_twin
+from benchmarks.study.plain_run import hidden_of, run_plain
+from benchmarks.study.study import run_arm
+
+ARMS = [*STATIC, "ghostkit", *BASELINES, *ABLATIONS]
+IMAGE = torch.zeros(1, 1, 28, 28)
+DIGITS = {"data": "digits", "validation_samples": 200, "train_samples": 400, "probe_samples": 64, "threads": None}
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_every_arm_is_a_valid_configuration(arm: str) -> None:
+    config = RunConfig(**{**SHARED, "compute": compute_of("10k", 1.0), **settings_of(arm)})
+    assert (config.when == "never") == (arm in STATIC)
+
+
+def test_the_budgets_are_the_sizes_of_the_largest_static_networks() -> None:
+    import ghostkit
+
+    largest = ghostkit.build("seedling", 10, 1, **STATIC["static 0.48"])
+    assert pytest.approx(macs(largest, IMAGE), rel=1e-3) == BUDGET
+    for name, options in STATIC.items():
+        size = macs(ghostkit.build("seedling", 10, 1, **options), IMAGE)
+        assert f"static {size / 1e6:.2f}" == name
+    assert macs(PlainResNet(PLAIN["plain static 8"]["hidden"]), IMAGE) == PLAIN_BUDGET
+
+
+def test_an_arm_spends_its_compute_and_says_what_it_came_to(tmp_path: Path) -> None:
+    changes = {**DIGITS, "compute": 2e9, "grow_until": 0.3}
+    grown = run_arm("ghostkit", tmp_path / "grown", judged="test", changes=changes)
+    still = run_arm("static 0.10", tmp_path / "still", changes={**DIGITS, "compute": 2e9})
+    for row in (grown, still):
+        assert row["compute"] == pytest.approx(2e9, rel=0.05)
+        assert 0 < row["validation"] <= 1
+    assert (grown["events"] > 0, still["events"]) == (True, 0)
+    assert 0 < grown["test"] <= 1
+    assert "test" not in still  # which are asked when all is decided, and not before
+    again = run_arm("ghostkit", tmp_path / "grown", judged="test", changes=changes)
+    assert again == grown | {"milliseconds": again["milliseconds"]}  # read, not trained again
+
+
+def plain_run(arm: str, **changes: Any) -> dict[str, Any]:
+    data = load("digits", train_samples=400, validation_samples=100)
+    host = PlainResNet()
+    image = data.train.images(torch.arange(1))
+    settings = {"budget": 3 * macs(host, image), "compute": 4e8, "learning_rate": 0.05, "seed": 0}
+    return run_plain(PLAIN[arm], data, **{**settings, "judged": "validation", **changes})
+
+
+@pytest.mark.parametrize("arm", ["plain static 2", "plain ghostkit", "plain random", "plain Net2Wider"])
+def test_a_plain_run_grows_inside_the_blocks_and_stays_within_its_budget(arm: str) -> None:
+    row, budget = plain_run(arm), 3 * macs(PlainResNet(), torch.zeros(1, 1, 8, 8))
+    assert row["compute"] == pytest.approx(4e8, rel=0.1)
+    assert row["macs"] <= budget
+    assert (row["edits"] != "(2, 2, 2)") == ("static" not in arm)
+    assert row == plain_run(arm) | {name: row[name] for name in ("seconds", "event_seconds", "milliseconds")}
+
+
+@pytest.mark.parametrize("arm", [arm for arm in PLAIN if arm.startswith("gromo")])
+def test_gromo_grows_the_same_host_within_the_same_budget(arm: str) -> None:
+    pytest.importorskip("gromo")
+    row, budget = plain_run(arm, judged="test"), 3 * macs(PlainResNet(), torch.zeros(1, 1, 8, 8))
+    assert row["edits"] != "(2, 2, 2)"
+    assert row["macs"] <= budget
+    assert row["compute"] == pytest.approx(4e8, rel=0.1)
+    assert 0 <= row["test"] <= 1
+
+
+def test_gromos_twin_computes_the_same() -> None:
+    pytest.importorskip("gromo")
+    host = PlainResNet((3, 2, 5)).eval()
+    twin = gromo_twin(host).eval()
+    images = torch.randn(4, 1, 28, 28)
+    assert torch.equal(twin(images), host(images))
+    assert (macs(twin, IMAGE), params(twin), hidden_of(twin)) == (macs(host, IMAGE), params(host), (3, 2, 5))
+
+
+def test_an_open_relu_lets_what_starts_at_zero_have_a_gradient() -> None:
+    for relu, expected in ((nn.ReLU(), [0.0, 0.0, 1.0]), (OpenReLU(), [0.0, 1.0, 1.0])):
+        x = torch.tensor([-1.0, 0.0, 2.0], requires_grad=True)
+        relu(x).sum().backward()
+        assert torch.equal(relu(x), torch.tensor([0.0, 0.0, 2.0]))
+        assert x.grad.tolist() == expected
