@@ -32,10 +32,10 @@ class StepDone:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """The test split was gone through.
+    """The test images were gone through, or those held out for validation.
 
     Args:
-        row: what the metrics file got of the test split.
+        row: what the metrics file got of them.
         scores: the whole of it.
         train: what the metrics file got of the training split; None before the first step.
     """
@@ -48,8 +48,8 @@ class Evaluated:
         row = self.row
         metric = metric_of(row)
         return (
-            f"{row['progress']:4.0%}  epoch {row['epoch']:6.2f}  test {METRICS[metric]} {row[metric]:7.2%}  "
-            f"test loss {row['loss']:.3f}  {row['params']:,} parameters  {row['macs']:,} MACs"
+            f"{row['progress']:4.0%}  epoch {row['epoch']:6.2f}  {row['split']} {METRICS[metric]} {row[metric]:7.2%}  "
+            f"{row['split']} loss {row['loss']:.3f}  {row['params']:,} parameters  {row['macs']:,} MACs"
         )
 
 
@@ -88,8 +88,8 @@ class Finished:
         result = self.result
         metric = metric_of(result)
         return (
-            f"done  test {METRICS[metric]} {result[metric]:.2%} after {result['steps']:,} steps and "
-            f"{result['growth_events']} growth events in {result['seconds']:.0f} s"
+            f"done  {result.get('split', 'test')} {METRICS[metric]} {result[metric]:.2%} after {result['steps']:,} steps "
+            f"and {result['growth_events']} growth events in {result['seconds']:.0f} s"
         )
 
 

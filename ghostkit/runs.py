@@ -103,8 +103,8 @@ class Run:
             return f"{self.folder.name}: not over yet"
         metric = metric_of(result)
         return (
-            f"{self.folder.name}: test {METRICS[metric]} {result[metric]:.2%} after {result['steps']:,} steps, "
-            f"{result['params']:,} parameters, {result['macs']:,} MACs"
+            f"{self.folder.name}: {result.get('split', 'test')} {METRICS[metric]} {result[metric]:.2%} "
+            f"after {result['steps']:,} steps, {result['params']:,} parameters, {result['macs']:,} MACs"
         )
 
     @cached_property

@@ -53,9 +53,9 @@ def _told(event: Event) -> tuple[dict[str, float], int]:
             return {"train/loss": float(loss)}, step
         case Evaluated(row=row):
             measured = {name: value for name, value in row.items() if name not in {"step", "split"}}
-            return _numbers({name if name in OF_RUNS else f"test/{name}": measured[name] for name in measured}), row[
-                "step"
-            ]
+            return _numbers(
+                {name if name in OF_RUNS else f"{row['split']}/{name}": measured[name] for name in measured}
+            ), row["step"]
         case Grown(event=grown):
             sizes = {"params": grown.params_after, "macs": grown.macs_after, "edits": len(grown.edits)}
             return _numbers({f"growth/{name}": size for name, size in sizes.items()}), grown.step

@@ -468,6 +468,7 @@ class Trainer:
         result = {
             **scores.metrics(),
             **scores.details(),
+            "split": self.data.judged_on,
             "loss": scores.loss,
             "params": self.engine.params,
             **head_sizes(self.model, self.engine.probe[0]),
