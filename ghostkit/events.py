@@ -86,10 +86,10 @@ class Finished:
 
     def __str__(self) -> str:
         result = self.result
-        metric = metric_of(result)
+        metric, split = metric_of(result), result.get("split", "test")
         return (
-            f"done  {result.get('split', 'test')} {METRICS[metric]} {result[metric]:.2%} after {result['steps']:,} steps "
-            f"and {result['growth_events']} growth events in {result['seconds']:.0f} s"
+            f"done  {split} {METRICS[metric]} {result[metric]:.2%} after {result['steps']:,} steps and "
+            f"{result['growth_events']} growth events in {result['seconds']:.0f} s"
         )
 
 
