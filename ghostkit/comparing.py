@@ -25,7 +25,7 @@ from ghostkit.errors import GhostkitError
 from ghostkit.metrics import metric_of
 from ghostkit.runs import Run
 
-__all__ = ["Comparison", "UnknownGroupError", "alike", "compare"]
+__all__ = ["MEASURED", "Comparison", "UnknownGroupError", "alike", "compare", "differences_to", "ranked"]
 
 # What a run may take from a partner of the same seed: the compute that it spent, its shape, the weights it ended with.
 FOLLOWING = ("compute", "shape", "weights")
@@ -68,6 +68,12 @@ class Comparison:
     reference: str | None
     runs: dict[str, list[Run]]
     notes: list[str]
+
+    @property
+    def split(self) -> str:
+        """Which images the runs were judged on: "test", or "validation" where some were held out."""
+        held_out = any(run.config.validation_samples is not None for runs in self.runs.values() for run in runs)
+        return "validation" if held_out else "test"
 
     def finished(self) -> dict[str, list[Run]]:
         """Return the runs that are over, by group, the best group first; a group without any has those under way."""
@@ -133,10 +139,10 @@ def compare(runs: Sequence[Run], reference: str | None = None) -> Comparison:
     parameters = [COLUMNS.get(name, name) for name in parameters]
     columns = ["run", "group", "seed", *parameters, metric, *MEASURED, "progress", "folder"]
     table = pd.DataFrame(rows, columns=columns)
-    groups = _ranked(table, metric, parameters)
+    groups = ranked(table, metric, parameters)
     known = {label: [runs[index] for index in indices] for label, indices in zip(labels, members, strict=True)}
     chosen = _reference(reference, groups, known)
-    differences = _differences(table, metric, groups, chosen)
+    differences = differences_to(table, metric, groups, chosen)
     notes = _notes(table, groups, chosen)
     if reference is None and len(differences) > 1:
         notes.append(
@@ -258,8 +264,14 @@ def _by_seed(table: pd.DataFrame, metric: str, group: str) -> pd.Series:
     return over.groupby("seed")[metric].mean().astype(float)
 
 
-def _ranked(table: pd.DataFrame, metric: str, parameters: Sequence[str]) -> pd.DataFrame:
-    """Return one row a group, the best mean first."""
+def ranked(table: pd.DataFrame, metric: str, parameters: Sequence[str]) -> pd.DataFrame:
+    """Return one row a group, the best mean first: ``groups`` of a :class:`Comparison`.
+
+    Args:
+        table: one row a run, as in a :class:`Comparison`; ``parameters`` and ``MEASURED`` are among its columns.
+        metric: the column that the groups are ranked by, 0 to 1.
+        parameters: columns that are the same for all runs of a group.
+    """
     rows = []
     for group, runs in table.groupby("group", sort=False):
         over = runs[runs["progress"] == 1]
@@ -296,8 +308,8 @@ def _reference(asked: str | None, groups: pd.DataFrame, runs: Mapping[str, Seque
     raise UnknownGroupError(f"no one group is called {asked!r}, nor has a run of that name; known are {listed}")
 
 
-def _differences(table: pd.DataFrame, metric: str, groups: pd.DataFrame, reference: str | None) -> pd.DataFrame:
-    """Return how far every group is from the reference, in the order of their ranks."""
+def differences_to(table: pd.DataFrame, metric: str, groups: pd.DataFrame, reference: str | None) -> pd.DataFrame:
+    """Return how far every group is from the reference, in the order of their ranks: ``differences`` likewise."""
     rows: list[dict[str, Any]] = []
     if reference is not None:
         base = _by_seed(table, metric, reference)

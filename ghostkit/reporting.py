@@ -47,7 +47,7 @@ def compare_all(runs: Sequence[Run], reference: str | None = None) -> dict[str, 
 
 def comparison_text(comparison: Comparison) -> str:
     """Return the ranked table, the differences to the reference, and what a reader of them must know."""
-    blocks = [views.table_text(views.ranking_table(comparison.groups, comparison.metric))]
+    blocks = [views.table_text(views.ranking_table(comparison.groups, comparison.metric, comparison.split))]
     if comparison.differences["difference"].notna().any():
         blocks.append(views.difference_forest_text(comparison.differences))
     if comparison.notes:
@@ -62,7 +62,7 @@ def comparison_figures(comparison: Comparison) -> dict[str, go.Figure]:
         "What was reached for which compute": views.compute_accuracy(
             {group: [run.metrics for run in runs] for group, runs in over.items()}, spread=True
         ),
-        "Differences": views.difference_forest(comparison.differences, comparison.metric),
+        "Differences": views.difference_forest(comparison.differences, comparison.metric, comparison.split),
         "Which parameters led where": views.parallel_parameters(
             comparison.table, comparison.parameters, comparison.metric
         ),
@@ -86,7 +86,7 @@ def export_comparisons(comparisons: Mapping[str, Comparison], folder: str | Path
     table = pd.concat([one.table.assign(judged_on=what) for what, one in comparisons.items()], ignore_index=True)
     parts: list[Part] = []
     for what, one in comparisons.items():
-        parts += [Heading(what), views.ranking_table(one.groups, one.metric)]
+        parts += [Heading(what), views.ranking_table(one.groups, one.metric, one.split)]
         if one.reference is not None and len(one.differences):
             parts += [f"Points above {one.reference}:", views.difference_table(one.differences)]
         parts += one.notes

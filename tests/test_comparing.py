@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from made_runs import make_run
 
+import ghostkit
 from ghostkit.comparing import alike, compare
 from ghostkit.errors import GhostkitError
 from ghostkit.runs import find_runs
@@ -237,3 +238,18 @@ def test_lists_and_options_can_be_columns_and_go_into_any_file(tmp_path):
 def test_nothing_to_compare_is_refused():
     with pytest.raises(GhostkitError, match="no runs to compare"):
         compare([])
+
+
+def test_runs_that_were_judged_on_images_held_out_are_compared_by_those(tmp_path):
+    settings = {"when": "never", "epochs": 0.3, "train_samples": 128, "test_samples": 40, "device": "cpu"}
+    for seed in (0, 1):
+        ghostkit.train(ghostkit.RunConfig(validation_samples=60, seed=seed, **settings), tmp_path / f"held-{seed}")
+    ghostkit.train(ghostkit.RunConfig(**settings), tmp_path / "tested")
+    runs = find_runs(tmp_path)
+    assert set(alike(runs)) == {
+        "classification of digits, 60 images held out of the training images",
+        "classification of digits, the first 40 test images",
+    }
+    found = compare([run for run in runs if run.config.validation_samples])
+    assert found.split == "validation"
+    assert len(found.table) == 2

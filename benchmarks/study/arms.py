@@ -71,12 +71,12 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 # The plain host, a ResNet that gromo can grow too: channels inside its blocks, or what grows them and how.
 PLAIN_BUDGET = 746_528  # MACs, those of the largest
 PLAIN: dict[str, dict[str, Any]] = {
-    **{f"plain static {hidden}": {"hidden": (hidden,) * 3} for hidden in (2, 3, 4, 6, 8)},
-    "plain ghostkit": {},
-    "plain random": {"where": "random", "how": "random", "score": "none"},
-    "plain round robin": {"where": "round-robin", "how": "random", "score": "none"},
-    "plain Net2Wider": {"where": "random", "how": "split", "score": "none"},
-    "plain GradMax": {"score": "raw", "how": "gradmax"},
+    **{f"static {hidden}": {"hidden": (hidden,) * 3} for hidden in (2, 3, 4, 6, 8)},
+    "ghostkit": {},
+    "random": {"where": "random", "how": "random", "score": "none"},
+    "round robin": {"where": "round-robin", "how": "random", "score": "none"},
+    "Net2Wider": {"where": "random", "how": "split", "score": "none"},
+    "GradMax": {"score": "raw", "how": "gradmax"},
     "gromo TINY": {"gromo": "TINY"},
     "gromo GradMax": {"gromo": "GradMax"},
     "gromo GradMax, open ReLU": {"gromo": "GradMax", "open_relu": True},

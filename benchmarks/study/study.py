@@ -19,6 +19,7 @@ def run_arm(
     arm: str,
     folder: str | Path,
     *,
+    host: str = "seedling",
     track: str = "10k",
     share: float = 1.0,
     learning_rate: float = 0.1,
@@ -29,8 +30,10 @@ def run_arm(
     """Train one arm in ``folder``, or go on there, and return its row.
 
     Args:
-        arm: one of ``STATIC``, ``BASELINES``, ``ABLATIONS`` or ``PLAIN``, or "ghostkit".
-        folder: the run's folder.
+        arm: on the seedling "ghostkit", or one of ``STATIC``, ``BASELINES`` or ``ABLATIONS``; on the plain host, one of
+            ``PLAIN``.
+        folder: the run's folder; the plain host writes none.
+        host: "seedling" or "plain".
         track: "10k" or "60k" training images.
         share: of F.
         learning_rate: of all weights.
@@ -38,13 +41,13 @@ def run_arm(
         judged: "validation", or "test" to ask the test images as well, once, when all is decided.
         changes: further values of the configuration, to explore with.
     """
-    told = {"arm": arm, "track": track, "share": share, "learning_rate": learning_rate, "seed": seed}
-    if arm in PLAIN:
+    told = {"host": host, "arm": arm, "track": track, "share": share, "learning_rate": learning_rate, "seed": seed}
+    if host == "plain":
         torch.set_num_threads(SHARED["threads"])
         data = load(SHARED["data"], validation_samples=SHARED["validation_samples"], train_samples=TRACKS[track])
         compute = compute_of(track, share, PLAIN_BUDGET)
         spent = {"budget": PLAIN_BUDGET, "compute": compute, "learning_rate": learning_rate}
-        return {"host": "plain", **told, **run_plain(PLAIN[arm], data, **spent, seed=seed, judged=judged)}
+        return {**told, **run_plain(PLAIN[arm], data, **spent, seed=seed, judged=judged)}
     config = RunConfig(
         **{
             **SHARED,
@@ -57,7 +60,7 @@ def run_arm(
         }
     )
     run = train(config, folder)
-    row = {"host": "seedling", **told, **measured(run)}
+    row = {**told, **measured(run)}
     if judged == "test":
         row["test"] = evaluate(run.folder, device="cpu").accuracy
     return row

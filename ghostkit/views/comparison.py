@@ -69,7 +69,7 @@ def compute_accuracy(curves: Curves, spread: bool = False) -> go.Figure:
         compute_accuracy_text(curves),
         height=420 + legend_room([str(trace.name) for trace in figure.data if trace.showlegend]),
         xaxis={"title": {"text": f"compute spent ({unit})"}, "rangemode": "tozero"},
-        yaxis={"title": {"text": f"test {METRICS[metric]} (%)"}},
+        yaxis={"title": {"text": f"{_judged_on(runs)} {METRICS[metric]} (%)"}},
         legend=LEGEND_ABOVE | {"y": 1.01},
         margin={"t": 48},
     )
@@ -92,6 +92,11 @@ def _band(x: np.ndarray, low: np.ndarray, high: np.ndarray, label: str, colour: 
     look = {"legendgroup": label, "showlegend": False, "mode": "lines", "line": {"width": 0}, "hoverinfo": "skip"}
     fill = {"fill": "tonexty", "fillcolor": translucent(colour, 0.16)}
     return [go.Scatter(x=x, y=low, **look), go.Scatter(x=x, y=high, **look, **fill)]
+
+
+def _judged_on(runs: Mapping[str, Sequence[pd.DataFrame]]) -> str:
+    """Return which images the runs were judged on: "test" or "validation", or both."""
+    return " or ".join(sorted({str(split) for frames in runs.values() for frame in frames for split in frame["split"]}))
 
 
 def _tests(curves: Curves) -> tuple[dict[str, list[pd.DataFrame]], str]:
@@ -136,7 +141,7 @@ def compute_accuracy_text(curves: Curves) -> str:
             "run": label,
             "runs": len(frames),
             "compute spent": quantity(float(np.mean([frame["compute"].iloc[-1] for frame in frames])), "MAC"),
-            f"test {METRICS[metric]}": _mean_percent([float(frame[metric].iloc[-1]) for frame in frames]),
+            f"{_judged_on(runs)} {METRICS[metric]}": _mean_percent([float(frame[metric].iloc[-1]) for frame in frames]),
             "course": sparkline(_mean_curve(frames, metric)[1], 24),
         }
         for label, frames in runs.items()

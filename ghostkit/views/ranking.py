@@ -26,12 +26,13 @@ SYMBOLS = {"paired t": "circle", "Welch's t": "diamond", "no test": "circle-open
 LABEL, ROW, LINE = 34, 34, 15  # characters of a label's line; pixels of a row and of each further line of its label
 
 
-def ranking_table(groups: pd.DataFrame, metric: str = "accuracy") -> pd.DataFrame:
+def ranking_table(groups: pd.DataFrame, metric: str = "accuracy", split: str = "test") -> pd.DataFrame:
     """Return groups of runs, the best first, worded with units, one row each.
 
     Args:
         groups: ``comparison.groups``.
         metric: ``comparison.metric``.
+        split: which images it was measured on: "test" or "validation".
     """
     _check(groups, ("rank", "group", "n", "mean", "sd", "low", "high", "unfinished"), "groups")
     rows = groups.to_dict("records")
@@ -39,7 +40,7 @@ def ranking_table(groups: pd.DataFrame, metric: str = "accuracy") -> pd.DataFram
         "rank": ["–" if pd.isna(row["rank"]) else str(row["rank"]) for row in rows],
         "group": [str(row["group"]) for row in rows],
         "seeds": [str(row["n"]) for row in rows],
-        f"test {METRICS[metric]}": [_with_sd(row) for row in rows],
+        f"{split} {METRICS[metric]}": [_with_sd(row) for row in rows],
         "95 % interval": [_between(row["low"], row["high"], "{:.2f}", " %") for row in rows],
         "params": [quantity(row["params"]) for row in rows],
         "MACs per image": [quantity(row["macs"], "MAC") for row in rows],
@@ -73,7 +74,7 @@ def difference_table(differences: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def difference_forest(differences: pd.DataFrame, metric: str = "accuracy") -> go.Figure:
+def difference_forest(differences: pd.DataFrame, metric: str = "accuracy", split: str = "test") -> go.Figure:
     """Return the difference of every group to the reference, with its 95 % interval, as one row each.
 
     Blue and vermillion mark intervals that lie wholly above or below zero, grey those that do not.
@@ -81,6 +82,7 @@ def difference_forest(differences: pd.DataFrame, metric: str = "accuracy") -> go
     Args:
         differences: ``comparison.differences``.
         metric: ``comparison.metric``.
+        split: which images it was measured on: "test" or "validation".
 
     Raises:
         GhostkitError: if a column is missing.
@@ -123,7 +125,7 @@ def difference_forest(differences: pd.DataFrame, metric: str = "accuracy") -> go
         difference_forest_text(differences),
         height=int(total) + 100,
         xaxis={
-            "title": {"text": f"points of test {METRICS[metric]} above {reference}"},
+            "title": {"text": f"points of {split} {METRICS[metric]} above {reference}"},
             "zeroline": True,
             "zerolinecolor": INK,
         },

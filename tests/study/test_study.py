@@ -50,7 +50,7 @@ def test_the_budgets_are_the_sizes_of_the_largest_static_networks() -> None:
     for name, options in STATIC.items():
         size = macs(ghostkit.build("seedling", 10, 1, **options), IMAGE)
         assert f"static {size / 1e6:.2f}" == name
-    assert macs(PlainResNet(PLAIN["plain static 8"]["hidden"]), IMAGE) == PLAIN_BUDGET
+    assert macs(PlainResNet(PLAIN["static 8"]["hidden"]), IMAGE) == PLAIN_BUDGET
 
 
 def test_an_arm_spends_its_compute_and_says_what_it_came_to(tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def plain_run(arm: str, **changes: Any) -> dict[str, Any]:
     return run_plain(PLAIN[arm], data, **{**settings, "judged": "validation", **changes})
 
 
-@pytest.mark.parametrize("arm", ["plain static 2", "plain ghostkit", "plain random", "plain Net2Wider"])
+@pytest.mark.parametrize("arm", ["static 2", "ghostkit", "random", "Net2Wider"])
 def test_a_plain_run_grows_inside_the_blocks_and_stays_within_its_budget(arm: str) -> None:
     row, budget = plain_run(arm), 3 * macs(PlainResNet(), torch.zeros(1, 1, 8, 8))
     assert row["compute"] == pytest.approx(4e8, rel=0.1)

@@ -1,0 +1,196 @@
+"""A study: several ways of growing, each given the same compute and the same seeds, as one tidy table.
+
+A row is a run: its ``host``, ``arm``, ``track`` (how many images), ``share`` (of the full compute), ``learning_rate``
+and ``seed``, and what came of it. What is chosen, such as a learning rate or the best of several sizes, is chosen on
+the validation images; ``test``, where it was asked, is only ever reported. Nothing here trains or draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ghostkit.comparing import MEASURED, differences_to, ranked
+from ghostkit.errors import GhostkitError
+
+__all__ = ["arm_curves", "best_rates", "compare_arms", "declared_points", "read_study"]
+
+KEYS = ("host", "arm", "track", "share", "learning_rate", "seed")
+OURS, STATIC = "ghostkit", "static"
+BASELINES = ("random", "round robin", "Net2Wider")
+GROMOS = ("gromo TINY", "gromo GradMax", "gromo GradMax, open ReLU")
+POINT = 0.001  # a tenth of a point of accuracy: what "level" allows
+SHARES = {0.25: "F/4", 0.5: "F/2", 1.0: "F"}
+
+
+def read_study(place: str | Path) -> pd.DataFrame:
+    """Return the runs of a study that are over, one row each.
+
+    Args:
+        place: a parquet file, or the folder of the sweep that ran it.
+
+    Raises:
+        GhostkitError: if there is no such table, or it lacks a column.
+    """
+    path = Path(place)
+    path = path / "results.parquet" if path.is_dir() else path
+    try:
+        table = pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise GhostkitError(f"cannot read the study {str(path)!r}: {error}") from None
+    if "status" in table:  # as a sweep writes it
+        over = table[table["status"] == "done"]
+        named = {name: name[2:] for name in over.columns if name.startswith(("p.", "m."))}
+        table = over[list(named)].rename(columns=named)
+    missing = [name for name in (*KEYS, "validation") if name not in table]
+    if missing:
+        raise GhostkitError(f"{str(path)!r} is no table of a study: it has no column {', '.join(missing)}")
+    return table.reset_index(drop=True)
+
+
+def best_rates(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of each arm at the learning rate that did best on the validation images, by the mean over seeds.
+
+    Every arm is given the same rates to choose from, and chooses for each host, track and share of the compute.
+    """
+    place = ["host", "arm", "track", "share"]
+    means = table.groupby([*place, "learning_rate"], as_index=False)["validation"].mean()
+    best = means.sort_values("validation", ascending=False, kind="stable").drop_duplicates(place)
+    return table.merge(best[[*place, "learning_rate"]], on=[*place, "learning_rate"]).reset_index(drop=True)
+
+
+def compare_arms(
+    table: pd.DataFrame, metric: str = "validation", reference: str = OURS
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the arms, the best first, and how far each is from the reference, paired by seed.
+
+    Args:
+        table: rows of one host, track and share.
+        metric: "validation" or "test".
+        reference: the arm that the others are measured against.
+
+    Returns:
+        ``groups`` and ``differences``, as :class:`ghostkit.comparing.Comparison` has them.
+
+    Raises:
+        GhostkitError: if the rows are of several hosts, tracks or shares, or the reference is not among them.
+    """
+    for name in ("host", "track", "share"):
+        if table[name].nunique() > 1:
+            raise GhostkitError(f"compare_arms: the rows have several values of {name!r}, {sorted(set(table[name]))}")
+    if reference not in set(table["arm"]):
+        known = ", ".join(map(repr, sorted(set(table["arm"]))))
+        raise GhostkitError(f"compare_arms: no row of the arm {reference!r}; known are {known}")
+    rows = table.rename(columns={"arm": "group", "events": "growth_events"}).assign(progress=1.0)
+    rows = rows.reindex(columns=[*rows.columns, *(name for name in MEASURED if name not in rows)])
+    groups = ranked(rows, metric, ())
+    return groups, differences_to(rows, metric, groups, reference)
+
+
+def arm_curves(table: pd.DataFrame, metric: str = "validation") -> dict[str, list[pd.DataFrame]]:
+    """Return what each arm reached at each compute, a frame for every seed, the best arm at the largest compute first.
+
+    The frames are such as :func:`ghostkit.views.compute_accuracy` draws; each point of one is a run of its own.
+    """
+    last = table[table["share"] == table["share"].max()]
+    order = last.groupby("arm")[metric].mean().sort_values(ascending=False, kind="stable").index
+    curves = {}
+    for arm in order:
+        rows = table[table["arm"] == arm].sort_values("share")
+        frames = (
+            seed.assign(split=metric, progress=seed["share"], accuracy=seed[metric]) for _, seed in rows.groupby("seed")
+        )
+        curves[str(arm)] = [frame.reset_index(drop=True) for frame in frames]
+    return curves
+
+
+def declared_points(table: pd.DataFrame, metric: str = "validation") -> pd.DataFrame:
+    """Return what the study set out to show, declared before it ran, with its figures, and whether it is reached.
+
+    Args:
+        table: one learning rate an arm, see :func:`best_rates`.
+        metric: what is reported: "validation", or "test" of the confirming runs.
+    """
+    seedling, plain = (table[table["host"] == host] for host in ("seedling", "plain"))
+    rows = [*_against_static(seedling, metric), *_against_growers(seedling, plain, metric), _event_time(plain)]
+    return pd.DataFrame(rows, columns=["point", "wanted", "measured", "verdict"])
+
+
+def _row(point: str, wanted: str, measured: str, reached: bool | None) -> dict[str, str]:
+    """Return one row of the table of points."""
+    verdict = "not measured yet" if reached is None else "reached" if reached else "missed"
+    return {"point": point, "wanted": wanted, "measured": measured or "–", "verdict": verdict}
+
+
+def _best_static(table: pd.DataFrame) -> str | None:
+    """Return the static size that is best on the validation images."""
+    static = table[table["arm"].str.startswith(STATIC)]
+    means = static.groupby("arm")["validation"].mean()
+    return None if means.empty else str(means.idxmax())
+
+
+def _apart(table: pd.DataFrame, other: str | None, metric: str) -> dict[str, Any] | None:
+    """Return how far ghostkit's arm is above another one, or None where one of them has no run."""
+    arms = set(table["arm"])
+    if other not in arms or OURS not in arms or metric not in table or table[metric].isna().all():
+        return None
+    _, apart = compare_arms(table[table["arm"].isin((OURS, other))], metric, str(other))
+    return dict(apart.iloc[0])
+
+
+def _worded(apart: dict[str, Any] | None, other: str | None) -> str:
+    """Return a difference in points, with its interval where there is one."""
+    if apart is None:
+        return ""
+    interval = "" if pd.isna(apart["low"]) else f" [{100 * apart['low']:+.2f}, {100 * apart['high']:+.2f}]"
+    return f"{100 * apart['difference']:+.2f} points{interval} to {other}, {apart['n']} seeds"
+
+
+def _against_static(table: pd.DataFrame, metric: str) -> Iterator[dict[str, str]]:
+    """Yield the points about static sizes: the best of them, at each compute, and the compute to reach the largest."""
+    for share, name in reversed(SHARES.items()):
+        here = table[table["share"] == share]
+        best = _best_static(here)
+        apart = _apart(here, best, metric)
+        if share == 1:
+            reached = None if apart is None else bool(apart["difference"] >= 0)
+            yield _row("1 auto-sizing at F", "at least the best of five sizes", _worded(apart, best), reached)
+        reached = None if apart is None else bool(apart["difference"] >= -POINT)
+        yield _row(f"2 anytime, {name}", "within 0.1 points of the best size", _worded(apart, best), reached)
+    full = table[(table["share"] == 1) & table["arm"].str.startswith(STATIC)]
+    ours = table[table["arm"] == OURS]
+    if full.empty or ours.empty or metric not in table:
+        yield _row("3 compute to target", "at most F/2", "", None)
+        return
+    largest = full.loc[full["macs"] == full["macs"].max()]
+    means = ours.groupby("share")[metric].mean()
+    enough = means[means >= largest[metric].mean()].index
+    told = f"{SHARES.get(min(enough), min(enough))}" if len(enough) else "more than F"
+    yield _row("3 compute to target", "at most F/2", told, bool(len(enough) and min(enough) <= 0.5))
+
+
+def _against_growers(seedling: pd.DataFrame, plain: pd.DataFrame, metric: str) -> Iterator[dict[str, str]]:
+    """Yield the points about other ways of growing: the baselines on the seedling, gromo's on the plain host."""
+    for host, arms in ((seedling, BASELINES), (plain, GROMOS)):
+        for other in arms:
+            for share in (1.0, 0.5):
+                apart = _apart(host[host["share"] == share], other, metric)
+                reached = None if apart is None else bool(apart["low"] > 0)
+                point = f"4 above {other}, {SHARES[share]}"
+                yield _row(point, "95 % interval above 0", _worded(apart, other), reached)
+
+
+def _event_time(plain: pd.DataFrame) -> dict[str, str]:
+    """Return the point about the seconds of an event."""
+    point, wanted = "5 seconds of an event", "at most 0.25 of gromo's"
+    if "event_seconds" not in plain:
+        return _row(point, wanted, "", None)
+    seconds = plain[plain["event_seconds"] > 0].groupby("arm")["event_seconds"].median()
+    gromos = [seconds[arm] for arm in GROMOS if arm in seconds]
+    if OURS not in seconds or not gromos:
+        return _row(point, wanted, "", None)
+    ratio = seconds[OURS] / min(gromos)
+    return _row(point, wanted, f"{ratio:.2f} of the fastest", bool(ratio <= 0.25))

@@ -1,0 +1,163 @@
+"""A study's table says what was chosen on validation images, how far arms are apart by seed, and what was reached."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ghostkit import views
+from ghostkit.errors import GhostkitError
+from ghostkit.studies import arm_curves, best_rates, compare_arms, declared_points, read_study
+
+SEEDS = range(5)
+# host, arm -> what a seed's luck is added to, at F; half a point less at F/2, one point less at F/4
+LEVELS = {
+    ("seedling", "static 0.10"): 0.85,
+    ("seedling", "static 0.48"): 0.90,
+    ("seedling", "ghostkit"): 0.9005,
+    ("seedling", "random"): 0.88,
+    ("plain", "ghostkit"): 0.87,
+    ("plain", "gromo TINY"): 0.87,
+}
+SECONDS = {"ghostkit": 0.4, "gromo TINY": 2.0}
+
+
+def study(**levels: float) -> pd.DataFrame:
+    """A made-up study: every arm at every share and at two rates, of which 0.1 is the better one."""
+    luck, rows = np.random.default_rng(0), []
+    for (host, arm), level in {**LEVELS, **{("seedling", arm): level for arm, level in levels.items()}}.items():
+        for share in (0.25, 0.5, 1.0):
+            for rate in (0.1, 0.2):
+                for seed in SEEDS:
+                    reached = level + 0.002 * seed + 1e-4 * luck.normal() + 0.01 * np.log2(share) / 2
+                    rows.append(
+                        {
+                            **{"host": host, "arm": arm, "track": "60k", "share": share, "learning_rate": rate},
+                            **{"seed": seed, "validation": reached - 0.05 * (rate == 0.2), "compute": share * 5e11},
+                            **{"macs": 484_000 if "0.48" in arm else 100_000, "params": 6000, "seconds": 100.0},
+                            **{"milliseconds": 1.0, "events": 3, "event_seconds": SECONDS.get(arm, 0.0)},
+                        }
+                    )
+    return pd.DataFrame(rows)
+
+
+def test_every_arm_keeps_the_rate_that_did_best_on_the_validation_images():
+    table = study()
+    table.loc[table.eval("arm == 'random' and share == 0.5 and learning_rate == 0.2"), "validation"] += 0.2
+    best = best_rates(table)
+    assert len(best) == len(table) / 2
+    odd = (best["arm"] == "random") & (best["share"] == 0.5)
+    assert set(best.loc[odd, "learning_rate"]) == {0.2}
+    assert set(best.loc[~odd, "learning_rate"]) == {0.1}
+
+
+def test_arms_are_compared_by_the_seeds_that_they_share():
+    table = best_rates(study()).query("host == 'seedling' and share == 1")
+    groups, differences = compare_arms(table)
+    assert list(groups["group"]) == ["ghostkit", "static 0.48", "random", "static 0.10"]
+    row = differences.set_index("group").loc["random"]
+    assert (row["method"], row["n"]) == ("paired t", 5)
+    assert row["difference"] == pytest.approx(-0.0205, abs=3e-4)
+    assert row["high"] - row["low"] < 1e-3  # the luck of a seed, 0.2 points, is the same on both sides
+    figure = views.difference_forest(differences, split="validation")
+    assert figure.layout.xaxis.title.text == "points of validation accuracy above ghostkit"
+    assert "validation accuracy" in views.ranking_table(groups, split="validation")
+
+
+@pytest.mark.parametrize(
+    ("rows", "reference", "message"),
+    [
+        ("host == 'seedling'", "ghostkit", "several values of 'share', .0.25, 0.5, 1.0."),
+        ("share == 1", "ghostkit", "several values of 'host'"),
+        ("share == 1 and host == 'plain'", "random", "no row of the arm 'random'; known are 'ghostkit', 'gromo TINY'"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(rows, reference, message):
+    with pytest.raises(GhostkitError, match=message):
+        compare_arms(best_rates(study()).query(rows), reference=reference)
+
+
+def test_curves_hold_what_each_seed_reached_at_each_compute():
+    curves = arm_curves(best_rates(study()).query("host == 'seedling'"))
+    assert list(curves) == ["ghostkit", "static 0.48", "random", "static 0.10"]
+    assert [len(frames) for frames in curves.values()] == [5] * 4
+    assert all(list(frame["share"]) == [0.25, 0.5, 1.0] for frames in curves.values() for frame in frames)
+    figure = views.compute_accuracy(curves, spread=True)
+    assert figure.layout.yaxis.title.text == "validation accuracy (%)"
+
+
+def verdicts(table: pd.DataFrame) -> dict[str, str]:
+    return declared_points(best_rates(table)).set_index("point")["verdict"].to_dict()
+
+
+def test_the_declared_points_are_reached_missed_or_not_measured_yet():
+    points = declared_points(best_rates(study())).set_index("point")
+    assert points["verdict"].to_dict() == {
+        "1 auto-sizing at F": "reached",
+        **{f"2 anytime, {share}": "reached" for share in ("F", "F/2", "F/4")},
+        "3 compute to target": "missed",
+        **{f"4 above random, {share}": "reached" for share in ("F", "F/2")},
+        **{
+            f"4 above {arm}, {share}": "not measured yet"
+            for arm in ("round robin", "Net2Wider")
+            for share in ("F", "F/2")
+        },
+        **{f"4 above gromo TINY, {share}": "missed" for share in ("F", "F/2")},
+        **{
+            f"4 above gromo GradMax{more}, {share}": "not measured yet"
+            for more in ("", ", open ReLU")
+            for share in ("F", "F/2")
+        },
+        "5 seconds of an event": "reached",
+    }
+    assert points.loc["1 auto-sizing at F", "measured"].startswith("+0.05 points [")
+    assert points.loc["1 auto-sizing at F", "measured"].endswith("] to static 0.48, 5 seeds")
+    assert points.loc["3 compute to target", "measured"] == "F"
+    assert points.loc["5 seconds of an event", "measured"] == "0.20 of the fastest"
+
+
+def test_half_the_compute_is_enough_where_it_is():
+    assert verdicts(study(ghostkit=0.906))["3 compute to target"] == "reached"
+
+
+@pytest.mark.parametrize(("level", "verdict"), [(0.8993, "reached"), (0.898, "missed")])
+def test_level_allows_a_tenth_of_a_point_where_a_sweep_is_replaced_nothing(level, verdict):
+    found = verdicts(study(ghostkit=level))
+    assert (found["2 anytime, F"], found["1 auto-sizing at F"]) == (verdict, "missed")
+
+
+def test_an_empty_study_has_measured_nothing():
+    assert set(verdicts(study().iloc[:0])) == set(verdicts(study()))
+    assert set(verdicts(study().iloc[:0]).values()) == {"not measured yet"}
+
+
+def test_a_study_is_read_from_its_file_or_from_its_sweep(tmp_path):
+    table = study()
+    table.to_parquet(tmp_path / "study.parquet")
+    pd.testing.assert_frame_equal(read_study(tmp_path / "study.parquet"), table)
+    asked = ("host", "arm", "track", "share", "learning_rate", "seed")
+    swept = table.rename(columns={name: f"{'p' if name in asked else 'm'}.{name}" for name in table})
+    swept = swept.assign(status=["done", "failed"] * (len(table) // 2), seconds=1.0)
+    swept.to_parquet(tmp_path / "results.parquet")
+    read = read_study(tmp_path)
+    assert len(read) == len(table) / 2
+    assert set(table.columns) == set(read.columns)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot read the study"),
+        (b"no parquet", "cannot read the study"),
+        ("other", "no column host, arm, track"),
+    ],
+)
+def test_what_is_no_study_is_refused(tmp_path, content, message):
+    path = tmp_path / "study.parquet"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content:
+        pd.DataFrame({"other": [1]}).to_parquet(path)
+    with pytest.raises(GhostkitError, match=message):
+        read_study(path)
