@@ -16,26 +16,29 @@ import pandas as pd
 from ghostkit.comparing import MEASURED, differences_to, ranked
 from ghostkit.errors import GhostkitError
 
-__all__ = ["arm_curves", "best_rates", "compare_arms", "declared_points", "read_study"]
+__all__ = ["arm_curves", "best_rates", "compare_arms", "declared_points", "one_part", "read_study"]
 
 KEYS = ("host", "arm", "track", "share", "learning_rate", "seed")
 OURS, STATIC = "ghostkit", "static"
 BASELINES = ("random", "round robin", "Net2Wider")
 GROMOS = ("gromo TINY", "gromo GradMax", "gromo GradMax, open ReLU")
+ENOUGH = 3  # seeds, below which nothing is called reached or missed
 POINT = 0.001  # a tenth of a point of accuracy: what "level" allows
+OWN = Path(__file__).parents[1] / "docs" / "study.parquet"
 SHARES = {0.25: "F/4", 0.5: "F/2", 1.0: "F"}
 
 
-def read_study(place: str | Path) -> pd.DataFrame:
+def read_study(place: str | Path | None = None) -> pd.DataFrame:
     """Return the runs of a study that are over, one row each.
 
     Args:
-        place: a parquet file, or the folder of the sweep that ran it.
+        place: a parquet file, or the folder of the sweep that ran it; ghostkit's own study, which lies in a checkout of
+            its repository, when None.
 
     Raises:
         GhostkitError: if there is no such table, or it lacks a column.
     """
-    path = Path(place)
+    path = OWN if place is None else Path(place)
     path = path / "results.parquet" if path.is_dir() else path
     try:
         table = pd.read_parquet(path)
@@ -49,6 +52,30 @@ def read_study(place: str | Path) -> pd.DataFrame:
     if missing:
         raise GhostkitError(f"{str(path)!r} is no table of a study: it has no column {', '.join(missing)}")
     return table.reset_index(drop=True)
+
+
+def one_part(table: pd.DataFrame, host: str, track: str | None = None, share: float | None = None) -> pd.DataFrame:
+    """Return the rows of one host, track and share, in which arms can be compared.
+
+    Args:
+        table: a study.
+        host: whose rows.
+        track: "10k" or "60k"; where most arms are when None.
+        share: of the full compute; where most arms are when None, the larger one of equals.
+
+    Raises:
+        GhostkitError: if there is no such row.
+    """
+    asked = {"host": host, "track": track, "share": share}
+    rows = table
+    for name, value in asked.items():
+        rows = rows if value is None else rows[rows[name] == value]
+    if rows.empty:
+        told = ", ".join(f"{name}={value!r}" for name, value in asked.items() if value is not None)
+        raise GhostkitError(f"the study has no run of {told}")
+    arms = rows.groupby(["track", "share"])["arm"].nunique().sort_index()
+    fullest = dict(zip(("track", "share"), arms[arms == arms.max()].index[-1], strict=True))
+    return rows[(rows["track"] == fullest["track"]) & (rows["share"] == fullest["share"])].reset_index(drop=True)
 
 
 def best_rates(table: pd.DataFrame) -> pd.DataFrame:
@@ -141,12 +168,17 @@ def _apart(table: pd.DataFrame, other: str | None, metric: str) -> dict[str, Any
     return dict(apart.iloc[0])
 
 
+def _verdict(apart: dict[str, Any] | None, figure: str, least: float) -> bool | None:
+    """Return whether a figure of a difference is ``least`` or more; None where too few seeds say so."""
+    return None if apart is None or apart["n"] < ENOUGH else bool(apart[figure] >= least)
+
+
 def _worded(apart: dict[str, Any] | None, other: str | None) -> str:
     """Return a difference in points, with its interval where there is one."""
     if apart is None:
         return ""
     interval = "" if pd.isna(apart["low"]) else f" [{100 * apart['low']:+.2f}, {100 * apart['high']:+.2f}]"
-    return f"{100 * apart['difference']:+.2f} points{interval} to {other}, {apart['n']} seeds"
+    return f"{100 * apart['difference']:+.2f} points{interval} to {other}, {apart['n']} seed{'' if apart['n'] == 1 else 's'}"
 
 
 def _against_static(table: pd.DataFrame, metric: str) -> Iterator[dict[str, str]]:
@@ -156,13 +188,13 @@ def _against_static(table: pd.DataFrame, metric: str) -> Iterator[dict[str, str]
         best = _best_static(here)
         apart = _apart(here, best, metric)
         if share == 1:
-            reached = None if apart is None else bool(apart["difference"] >= 0)
+            reached = _verdict(apart, "difference", 0)
             yield _row("1 auto-sizing at F", "at least the best of five sizes", _worded(apart, best), reached)
-        reached = None if apart is None else bool(apart["difference"] >= -POINT)
+        reached = _verdict(apart, "difference", -POINT)
         yield _row(f"2 anytime, {name}", "within 0.1 points of the best size", _worded(apart, best), reached)
     full = table[(table["share"] == 1) & table["arm"].str.startswith(STATIC)]
     ours = table[table["arm"] == OURS]
-    if full.empty or ours.empty or metric not in table:
+    if full.empty or ours.empty or metric not in table or ours["seed"].nunique() < ENOUGH:
         yield _row("3 compute to target", "at most F/2", "", None)
         return
     largest = full.loc[full["macs"] == full["macs"].max()]
@@ -178,9 +210,8 @@ def _against_growers(seedling: pd.DataFrame, plain: pd.DataFrame, metric: str) -
         for other in arms:
             for share in (1.0, 0.5):
                 apart = _apart(host[host["share"] == share], other, metric)
-                reached = None if apart is None else bool(apart["low"] > 0)
                 point = f"4 above {other}, {SHARES[share]}"
-                yield _row(point, "95 % interval above 0", _worded(apart, other), reached)
+                yield _row(point, "95 % interval above 0", _worded(apart, other), _verdict(apart, "low", 0))
 
 
 def _event_time(plain: pd.DataFrame) -> dict[str, str]:

@@ -8,7 +8,7 @@ import pytest
 
 from ghostkit import views
 from ghostkit.errors import GhostkitError
-from ghostkit.studies import arm_curves, best_rates, compare_arms, declared_points, read_study
+from ghostkit.studies import arm_curves, best_rates, compare_arms, declared_points, one_part, read_study
 
 SEEDS = range(5)
 # host, arm -> what a seed's luck is added to, at F; half a point less at F/2, one point less at F/4
@@ -161,3 +161,19 @@ def test_what_is_no_study_is_refused(tmp_path, content, message):
         pd.DataFrame({"other": [1]}).to_parquet(path)
     with pytest.raises(GhostkitError, match=message):
         read_study(path)
+
+
+def test_two_seeds_are_too_few_for_a_verdict_on_accuracy():
+    found = verdicts(study().query("seed < 2"))
+    assert set(found.values()) == {"not measured yet", "reached"}
+    assert [point for point, verdict in found.items() if verdict == "reached"] == ["5 seconds of an event"]
+
+
+def test_where_most_arms_are_is_compared_unless_something_else_is_asked_for():
+    table = study()
+    part = one_part(table[(table["share"] < 1) | (table["arm"] != "random")], "seedling")
+    assert set(zip(part["track"], part["share"], strict=True)) == {("60k", 0.5)}
+    assert set(one_part(table, "seedling")["share"]) == {1.0}
+    assert set(one_part(table, "plain", "60k", 0.25)["share"]) == {0.25}
+    with pytest.raises(GhostkitError, match="the study has no run of host='plain', track='10k'"):
+        one_part(table, "plain", "10k")

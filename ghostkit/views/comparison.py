@@ -163,16 +163,16 @@ def closing_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     Args:
         rows: mappings with ``network`` and any of ``params``, ``macs`` (per image), ``milliseconds`` (per batch as
             measured), ``accuracy``, ``map50`` or ``miou`` (0 to 1, or a list over seeds) and ``compute`` (training
-            MACs).
+            MACs); ``split``, of the first, says which images were asked, the test images where it does not.
     """
-    metric = metric_of(rows[0]) if rows else metric_of(())
+    metric, split = (metric_of(rows[0]), rows[0].get("split", "test")) if rows else (metric_of(()), "test")
     return pd.DataFrame(
         {
             "network": [str(row["network"]) for row in rows],
             "params": [quantity(row.get("params")) for row in rows],
             "MACs per image": [quantity(row.get("macs"), "MAC") for row in rows],
             "latency": [quantity(row.get("milliseconds"), "ms") for row in rows],
-            f"test {METRICS[metric]}": [_mean_percent(row.get(metric)) for row in rows],
+            f"{split} {METRICS[metric]}": [_mean_percent(row.get(metric)) for row in rows],
             "compute spent": [quantity(row.get("compute"), "MAC") for row in rows],
         }
     )
