@@ -178,7 +178,8 @@ def _worded(apart: dict[str, Any] | None, other: str | None) -> str:
     if apart is None:
         return ""
     interval = "" if pd.isna(apart["low"]) else f" [{100 * apart['low']:+.2f}, {100 * apart['high']:+.2f}]"
-    return f"{100 * apart['difference']:+.2f} points{interval} to {other}, {apart['n']} seed{'' if apart['n'] == 1 else 's'}"
+    seeds = "1 seed" if apart["n"] == 1 else f"{apart['n']} seeds"
+    return f"{100 * apart['difference']:+.2f} points{interval} to {other}, {seeds}"
 
 
 def _against_static(table: pd.DataFrame, metric: str) -> Iterator[dict[str, str]]:
