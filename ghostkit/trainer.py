@@ -126,8 +126,7 @@ class Trainer:
             self._set_budget()
             check_can_grow(self.model, config)
             history_of(self.model).image = tuple(self.engine.probe[0].shape[1:])
-            reason = never_due(config, self._steps) if config.compute is None else None
-            if reason is not None:
+            if (reason := never_due(config, self._steps)) is not None:
                 self.engine.note(reason, **self._moment())
         else:
             resume(self, checkpoint)
@@ -221,6 +220,9 @@ class Trainer:
 
     @property
     def _steps(self) -> int:
+        """Optimizer steps of the run; where its compute is limited, those that it would take without growing."""
+        if self.config.compute is not None:
+            return max(1, math.ceil(self.config.compute / TRAINING_PASS / self.engine.macs / self.config.batch_size))
         return max(1, round(self.config.epochs * self.steps_per_epoch))
 
     # -- one step ----------------------------------------------------------------------------------------------------

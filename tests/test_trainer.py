@@ -28,6 +28,7 @@ from ghostkit import GhostkitError, Run, Trainer
 from ghostkit import engine as engine_module
 from ghostkit import trainer as trainer_module
 from ghostkit.events import CheckpointSaved, Evaluated, Event, Finished, Grown, StepDone
+from ghostkit.growth import history_of
 
 pytestmark = pytest.mark.usefixtures(latencies.__name__)  # no test here waits for a clock, or depends on one
 
@@ -339,6 +340,13 @@ def test_a_run_of_limited_compute_stops_there_whatever_its_epochs(when, tmp_path
     assert run.metrics["progress"].iloc[-1] == 1
     assert run.metrics["compute"].iloc[-1] == run.result["compute"]
     assert (len(run.events) > 0) == (when == "interval")
+
+
+def test_a_run_of_limited_compute_says_when_it_can_never_grow():
+    trainer = Trainer(config(compute=1e9, grow_from=0.3331, grow_until=0.3332))
+    (said,) = history_of(trainer.model).events
+    assert "no growth: none of the run's" in said.reason
+    assert not history_of(Trainer(config(compute=1e9)).model).events
 
 
 @pytest.mark.parametrize("name", RUNS)
