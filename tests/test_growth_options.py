@@ -45,6 +45,7 @@ WAYS = [
     ("gain-ratio", "random", "clone", "whitened"),
     ("plateau", "activation-rank", "gradmax", "fisher"),
     ("interval", "sprout", "svd", "whitened"),
+    ("interval", "round-robin", "random", "none"),
 ]
 BESIDES: dict[str, dict[str, Any]] = {  # and some settings that are not about growth
     "round-robin": {"optimizer": "adam", "learning_rate": 0.01, "augment": "crop", "label_smoothing": 0.1},
