@@ -39,7 +39,7 @@ def row_of(run: dict[str, Any]) -> dict[str, Any]:
     """Train one run in a folder of its own and return its row."""
     with tempfile.TemporaryDirectory() as folder:
         row = run_arm(run["arm"], Path(folder) / "run", **{k: v for k, v in run.items() if k not in ("arm", "label")})
-    return {**row, **{name: run[name] for name in OF_RUN}}
+    return {**row, "label": run["label"]}
 
 
 def table_of(rows: list[dict[str, Any]]) -> pd.DataFrame:
