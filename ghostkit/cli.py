@@ -224,7 +224,7 @@ def compare(
 
 @app.command(cls=_WithPairs)
 def evaluate(
-    source: Annotated[Path, typer.Argument(metavar="RUN_OR_WEIGHTS", help="A run's folder, or a file of weights.")],
+    source: Annotated[Path, typer.Argument(metavar="RUN_OR_WEIGHTS", help="A run's folder, or a safetensors file.")],
     parameters: Annotated[
         list[str] | None,
         typer.Option("-p", metavar="NAME VALUE", help="A parameter, such as data folder:PATH; may be repeated."),
@@ -235,7 +235,7 @@ def evaluate(
 
     Parameters: data, model, root, batch_size, image_size, resize, mean, std, interpolation, samples, device.
 
-    Example: ghostkit evaluate ghostnet_100.pth -p data folder:imagenet/val
+    Example: ghostkit evaluate ghostnet_100.safetensors -p data folder:imagenet/val
     """
     from ghostkit.evaluation import PARAMETERS
     from ghostkit.evaluation import evaluate as evaluated

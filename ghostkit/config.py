@@ -64,7 +64,7 @@ class RunConfig(BaseModel):
         None, description="of detection fcos or retinanet, of segmentation lraspp or deeplabv3; the first when None"
     )
     head_options: dict[str, Any] = Field(default_factory=dict, description="further arguments of the head")
-    weights: str | None = Field(None, description="start from this file of weights, or from this checkpoint's folder")
+    weights: str | None = Field(None, description="start from this safetensors file, or from this checkpoint's folder")
 
     shape: str | None = Field(
         None, description="start from the shape that the run in this folder grew to, its weights drawn afresh"

@@ -119,10 +119,9 @@ def evaluate(
     """Return how well a finished network classifies, detects or segments.
 
     Args:
-        source: the folder of a run or of a checkpoint, or a file of published weights (safetensors, or the tensors of a
-            ``.pth`` file). Weights get streamed images, scaled and cropped. So does a checkpoint if one of
-            ``image_size``, ``resize`` and ``interpolation`` is given; otherwise it and a run get test images as the
-            data layer makes them.
+        source: the folder of a run or of a checkpoint, or a safetensors file of published weights. Weights get streamed
+            images, scaled and cropped. So does a checkpoint if one of ``image_size``, ``resize`` and ``interpolation``
+            is given; otherwise it and a run get test images as the data layer makes them.
         data: a name from :func:`ghostkit.data.sources`, or ``folder:PATH``; a run's own when None. Where images are
             streamed, PATH (or its folder ``val``) holds a folder per class; their sorted names are the classes.
         model: name of the network that the weights belong to; what the file's name contains when None.
@@ -141,7 +140,7 @@ def evaluate(
     Raises:
         GhostkitError: if an argument does not fit, or an image cannot be read; the message names it.
 
-    >>> evaluate("ghostnet_100.pth", "folder:imagenet/val").accuracy
+    >>> evaluate("ghostnet_100.safetensors", "folder:imagenet/val").accuracy
     """
     sizes = {"batch_size": batch_size, "image_size": image_size, "resize": resize, "samples": samples}
     for name, value in sizes.items():

@@ -73,7 +73,7 @@ def starting_network(
         num_classes: classes of the data.
         in_channels: channels of the images.
         seed: decides the weights that are drawn at random.
-        weights: file of weights, or folder of a checkpoint; where its classes are others, the classifier starts afresh.
+        weights: safetensors file, or a checkpoint's folder; where its classes are others, the classifier starts afresh.
         options: further arguments of :func:`ghostkit.build`.
         shape: folder of a run, whose grown shape decides instead; its weights are drawn afresh.
         **headed: its ``task``, ``head`` and ``head_options``.

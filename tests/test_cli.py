@@ -20,10 +20,12 @@ import torch
 from made_runs import make_run
 from nbformat.v4 import new_code_cell, new_notebook
 from PIL import Image
+from safetensors.torch import save_file
 from typer.testing import CliRunner, Result
 
 import ghostkit
 from ghostkit import doctor, notebooks
+from ghostkit.checkpoint import stored
 from ghostkit.cli import app
 from ghostkit.doctor import Check
 from ghostkit.nn import build
@@ -301,16 +303,25 @@ def test_evaluate_prints_the_figures_of_a_run_and_its_speed_beside_them(here):
 
 
 def test_evaluate_reads_published_weights_and_a_folder_per_class(here):
-    torch.save(build("ghostnet_050", 2).state_dict(), "mine.pth")
+    save_file(stored(build("ghostnet_050", 2).state_dict()), "mine.safetensors")
     for name in ("cat", "dog"):
         (here / "val" / name).mkdir(parents=True)
         Image.new("RGB", (40, 30), "red" if name == "cat" else "blue").save(here / "val" / name / "1.png")
     pairs = {"model": "ghostnet_050", "data": "folder:val", "image_size": 32, "mean": "[0.5, 0.5, 0.5]", "samples": 2}
     words = [word for name, value in pairs.items() for word in ("-p", name, value)]
-    shown = invoke("evaluate", "mine.pth", *words)
+    shown = invoke("evaluate", "mine.safetensors", *words)
     assert shown.exit_code == 0, shown.stderr
     assert shown.stdout.splitlines()[1:2] == ["top-5   100.00 %"]
-    assert "give model, one of ghostnet_050" in invoke("evaluate", "mine.pth", "-p", "data", "folder:val").stderr
+    unnamed = invoke("evaluate", "mine.safetensors", "-p", "data", "folder:val")
+    assert "give model, one of ghostnet_050" in unnamed.stderr
+
+
+def test_evaluate_refuses_a_pickle_with_the_command_that_converts_it(here):
+    torch.save({}, "my ghostnet_050.pth")
+    shown = invoke("evaluate", "my ghostnet_050.pth", "-p", "data", "folder:val")
+    assert shown.exit_code == 2
+    assert shown.stderr.startswith("ghostkit: 'my ghostnet_050.pth' was not opened: expected a .safetensors file")
+    assert shown.stderr.endswith(""" 'my ghostnet_050.pth' 'my ghostnet_050.safetensors'\n""")
 
 
 @pytest.mark.parametrize("words", [[], ["--image", "1x16x16"], ["--deployed"]])

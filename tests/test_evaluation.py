@@ -20,6 +20,7 @@ from torchvision.transforms import v2
 
 import ghostkit
 from ghostkit import RunConfig, evaluate
+from ghostkit.checkpoint import stored
 from ghostkit.data import batches, load
 from ghostkit.errors import GhostkitError
 from ghostkit.nn import build
@@ -67,8 +68,8 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
     """The weights of :func:`network`, as they are published."""
-    torch.save(network().state_dict(), tmp_path / "ghostnet_050.pth")
-    return tmp_path / "ghostnet_050.pth"
+    save_file(stored(network().state_dict()), tmp_path / "ghostnet_050.safetensors")
+    return tmp_path / "ghostnet_050.safetensors"
 
 
 def independent(
@@ -106,15 +107,12 @@ def labelled(folder: Path) -> list[tuple[Path, int]]:
 # Weights
 
 
-@pytest.mark.parametrize("name", ["ghostnet_050.pth", "GhostNet-050.in1k.safetensors", "mine.pth"])
+@pytest.mark.parametrize("name", ["ghostnet_050.safetensors", "GhostNet-050.in1k.safetensors", "mine.safetensors"])
 @pytest.mark.parametrize(("resize", "interpolation"), [(None, None), (48, "bicubic")])
 def test_weights_score_what_an_independent_computation_says(tmp_path, name, resize, interpolation):
-    state = network().state_dict()
-    if name.endswith(".pth"):
-        torch.save({"state_dict": {f"module.{key}": value for key, value in state.items()}}, tmp_path / name)
-    else:
-        save_file({key: tensor.contiguous() for key, tensor in state.items()}, tmp_path / name)
-    model = "ghostnet_050" if name == "mine.pth" else None
+    prefix, model = ("module.", "ghostnet_050") if name == "mine.safetensors" else ("", None)
+    state = {f"{prefix}{key}": tensor for key, tensor in network().state_dict().items()}
+    save_file(stored(state), tmp_path / name)
     options = {**SMALL, "model": model, "resize": resize, "interpolation": interpolation}
     found = evaluate(tmp_path / name, f"folder:{pictures()}", **options)
     top1, top5, loss = independent(labelled(pictures()), resize or 37, 32, interpolation or "bilinear")
@@ -180,11 +178,12 @@ def test_a_small_network_runs_on_one_thread_and_the_others_come_back(monkeypatch
 
 
 def test_a_grey_network_sees_grey_images(tmp_path):
-    torch.save(build("ghostnet_050", len(CLASSES), 1).state_dict(), tmp_path / "ghostnet_050.pth")
-    grey = evaluate(tmp_path / "ghostnet_050.pth", f"folder:{pictures()}", mean=[0.5], std=[0.25], **SMALL)
+    path = tmp_path / "ghostnet_050.safetensors"
+    save_file(stored(build("ghostnet_050", len(CLASSES), 1).state_dict()), path)
+    grey = evaluate(path, f"folder:{pictures()}", mean=[0.5], std=[0.25], **SMALL)
     assert grey.images == 21
     with pytest.raises(GhostkitError, match=r"cannot take the images of 'folder:.*', 3 x 32 x 32"):
-        evaluate(tmp_path / "ghostnet_050.pth", f"folder:{pictures()}", **SMALL)
+        evaluate(path, f"folder:{pictures()}", **SMALL)
 
 
 @pytest.mark.parametrize("batch_size", [4, 64])
@@ -233,20 +232,20 @@ def test_what_does_not_fit_is_refused_in_words(weights, options, message):
 
 def test_other_numbers_of_classes_are_refused(folder, weights):
     shutil.rmtree(folder / "cat")
-    with pytest.raises(GhostkitError, match=r"has 6 classes, but the network in '.*ghostnet_050\.pth' tells 7 apart"):
+    with pytest.raises(GhostkitError, match=r"has 6 classes, but the network in '.*_050\.safetensors' tells 7 apart"):
         evaluate(weights, f"folder:{folder}", **SMALL)
 
 
 @pytest.mark.parametrize(
-    ("name", "contents", "message"),
+    ("name", "write", "message"),
     [
-        ("state_dict.pth", {}, r"'state_dict\.pth' contains no name of a network; give model, one of ghostnet_050, "),
-        ("ghostnet_050.pth", {}, r"do not fit 'ghostnet_050': no classifier\.weight"),
-        ("ghostnet_050.pth", {"net": Path("net")}, "holds more than plain tensors and was not read"),
+        ("state.safetensors", save_file, r"'state\.safetensors' contains no name of a network; give model, one of "),
+        ("ghostnet_050.safetensors", save_file, r"do not fit 'ghostnet_050': no classifier\.weight"),
+        ("ghostnet_050.pth", torch.save, r"ghostnet_050\.pth' was not opened: expected a \.safetensors file"),
     ],
 )
-def test_files_that_are_no_weights_are_refused(tmp_path, name, contents, message):
-    torch.save(contents, tmp_path / name)
+def test_files_that_are_no_weights_are_refused(tmp_path, name, write, message):
+    write({}, tmp_path / name)
     with pytest.raises(GhostkitError, match=message):
         evaluate(tmp_path / name, f"folder:{pictures()}")
 

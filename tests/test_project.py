@@ -69,7 +69,7 @@ MUST_NOT_IMPORT = {
     "widgets": "nn cli".split(),
 }
 PICKLES = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
-UNPICKLING_CALLS = {"pd.read_pickle", "pandas.read_pickle"}
+UNPICKLING_CALLS = {"pd.read_pickle", "pandas.read_pickle", "torch.load", "torch.hub.load_state_dict_from_url"}
 
 
 def imports_of(path: Path) -> Iterator[str]:
@@ -125,9 +125,6 @@ def test_the_package_never_unpickles(path):
     keywords = {node.arg for node in ast.walk(tree) if isinstance(node, ast.keyword)}
     assert PICKLES & {name.split(".")[0] for name in imports_of(path)} == set()
     assert UNPICKLING_CALLS & (calls | set(imports_of(path))) == set()
-    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
-        if ast.unparse(call.func) == "torch.load":  # its restricted reader makes plain tensors and nothing else
-            assert "weights_only=True" in [ast.unparse(keyword) for keyword in call.keywords]
     assert "allow_pickle" not in keywords
 
 

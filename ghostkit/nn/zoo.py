@@ -7,7 +7,7 @@ plain data, from which a checkpoint rebuilds it.
 from __future__ import annotations
 
 import difflib
-import io
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,14 @@ HEADED: dict[str, tuple[Callable[..., nn.Module], tuple[str, ...]]] = {
     "segmentation": (segmenters.segmenter, segmenters.HEADS),
 }
 
+# What a message tells the owner of a pickle to type, with two files behind it; ghostkit itself never runs it. Trainers
+# nest their state dicts, and safetensors wants each tensor in the plain layout and in memory of its own.
+CONVERT = (
+    'python -c "import sys, torch, safetensors.torch as s; a, b = sys.argv[1:]; '
+    "d = torch.load(a, 'cpu', weights_only=True); d = d.get('state_dict', d.get('model', d)); "
+    's.save_file({k: v.contiguous().clone() for k, v in d.items()}, b)"'
+)
+
 
 def names() -> list[str]:
     """Return the names that :func:`build` knows."""
@@ -103,9 +111,9 @@ def build(
         name: one of :func:`names`, such as ``"seedling"`` or ``"ghostnet_100"``.
         num_classes: classes of the classifier.
         in_channels: channels of the images.
-        weights: file of published weights (safetensors, or the tensors of a ``.pth`` file), loaded strictly; a hybrid
-            also takes those of the plain torchvision network, for its plain parts (and with ``ratio=1`` for all of it).
-            A detector or segmenter takes those of the classifier, for its backbone.
+        weights: safetensors file of published weights, loaded strictly; a hybrid also takes those of the plain
+            torchvision network, for its plain parts (and with ``ratio=1`` for all of it). A detector or segmenter takes
+            those of the classifier, for its backbone.
         task: ``"classification"``, or ``"detection"`` or ``"segmentation"``, which put a head on the network's stages.
         head: of detection ``"fcos"`` or ``"retinanet"``, of segmentation ``"lraspp"`` or ``"deeplabv3"``; the first of
             them when None.
@@ -227,30 +235,23 @@ def with_ghosts(model: nn.Module, state: Mapping[str, Tensor]) -> Mapping[str, T
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """Return the tensors stored at ``path``, without ever running code from the file.
+    """Return the tensors of the safetensors file at ``path``; a file of another ending is never opened.
 
     Raises:
-        GhostkitError: if the file is missing, broken, or holds anything but tensors.
+        GhostkitError: if the file is missing or broken, or is no ``.safetensors`` file; it then says how to make one.
     """
     path = Path(path)
     try:
-        data = file_bytes(path, MOST_BYTES, links=True)  # which a user names; caches of weights are full of links
-        if path.suffix == ".safetensors":
-            return parse_tensors(data)
-        # weights_only restricts the reader to tensors and plain containers.
-        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (OSError, EOFError, SafetensorError, *UNFITTING) as error:
+        if path.suffix.lower() != ".safetensors" and path.is_file():
+            files = shlex.join([str(path), str(path.with_suffix(".safetensors"))])
+            raise GhostkitError(
+                f"{str(path)!r} was not opened: expected a .safetensors file; weights in any other are a pickle, which "
+                f"can run code, and which ghostkit never opens. If you trust it, convert it once: {CONVERT} {files}"
+            )
+        # Its user names it, and caches of weights are full of links.
+        return parse_tensors(file_bytes(path, MOST_BYTES, links=True))
+    except (OSError, SafetensorError, *UNFITTING) as error:
         raise GhostkitError(f"cannot read weights from {str(path)!r}: {error}") from None
-    except Exception as error:  # the restricted reader refuses foreign objects with an error of its own module
-        raise GhostkitError(f"{str(path)!r} holds more than plain tensors and was not read: {error}") from None
-    for wrapper in ("state_dict", "model"):
-        if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
-            state = state[wrapper]
-    if not isinstance(state, Mapping) or not all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
-    ):
-        raise GhostkitError(f"{str(path)!r} holds no state dict: expected names with tensors")
-    return dict(state)
 
 
 def published_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 import torchvision
+from safetensors.torch import save_file
 
 import ghostkit
+from ghostkit.checkpoint import stored
 from ghostkit.costs import head_macs, head_params, macs, params
 from ghostkit.growth.sites import sites
 from ghostkit.nn.taps import taps, taps_of
@@ -75,9 +77,9 @@ def test_the_parameters_and_macs_of_the_head_are_counted_apart():
 def test_weights_of_a_classifier_start_a_detectors_backbone(tmp_path):
     torch.manual_seed(1)
     classifier = ghostkit.build("seedling", 7, 1)
-    torch.save(classifier.state_dict(), tmp_path / "classifier.pth")
+    save_file(stored(classifier.state_dict()), tmp_path / "classifier.safetensors")
     for task in ("detection", "segmentation"):
-        model = ghostkit.build("seedling", CLASSES, 1, weights=tmp_path / "classifier.pth", task=task)
+        model = ghostkit.build("seedling", CLASSES, 1, weights=tmp_path / "classifier.safetensors", task=task)
         mine, theirs = model.backbone.state_dict(), classifier.state_dict()
         assert mine
         assert all(torch.equal(value, theirs[name]) for name, value in mine.items())
