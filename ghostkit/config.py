@@ -112,6 +112,9 @@ class RunConfig(BaseModel):
         (3, 5), min_length=1, description="kernels a new branch may have"
     )
     share: float = Field(0.2, gt=0, le=1, description="share of the budget's room that one growth event may spend")
+    together: bool = Field(
+        True, description="a residual stream and the hidden maps of its blocks grow in one step, as one candidate"
+    )
     window: float = Field(
         0.02, gt=0, le=1, description="share of the run for which sprouts are trained or an event watched"
     )

@@ -12,19 +12,19 @@ from torch import Tensor, nn
 
 from ghostkit.costs import LatencyTable
 from ghostkit.errors import GhostkitError, ProbeError
-from ghostkit.growth.edits import INITS, KINDS, take_down
+from ghostkit.growth.edits import INITS, KINDS, AddIntrinsic, WidenStage, take_down
 from ghostkit.growth.gain import fisher_gain, per_sample_gradient
 from ghostkit.growth.layers import reader
 from ghostkit.growth.ledger import Ledger
 from ghostkit.growth.precision import in_full
 from ghostkit.growth.proposals import Loss, Seen, observe, propose, searched, unseen
 from ghostkit.growth.scoring import SCORES, score_attached
-from ghostkit.growth.sites import Site, sites
+from ghostkit.growth.sites import Site, sites, units
 
 __all__ = ["candidates"]
 
 SCORING_PASS = 2.0  # forward, and backward to inputs alone
-COLUMNS = ("edit", "site", "kind", "init", "gain", "macs", "params", "milliseconds")
+COLUMNS = ("edit", "site", "kind", "init", "gain", "macs", "params", "milliseconds", "unit")
 EXTRAS = ("saturation", "gain_ratio")
 UNSCORED = "none"  # in the place of a score
 
@@ -67,7 +67,7 @@ def candidates(
 
     Returns:
         A frame with the columns edit, site, kind, init, gain, macs, params and milliseconds (all added by the edit;
-        MACs per image). ``frame.attrs`` holds ``macs``, the MACs spent on scoring, and ``responses``, by how much each
+        MACs per image), and unit, the stream that an edit of channels should grow together with. ``frame.attrs`` holds ``macs``, the MACs spent on scoring, and ``responses``, by how much each
         candidate would lower the loss of each sample (candidates, B).
 
     Raises:
@@ -89,7 +89,7 @@ def candidates(
     proposals = list(propose(original, known, seen, kinds, kernel_sizes, inits, generator))
     attached = [] if score == UNSCORED else [proposal.attached for proposal in proposals]
     found, forwards = score_attached(original, known, attached, images, targets, loss, score, generator)
-    rows = []
+    rows, unit_of = [], units(known)
     for number, edit in enumerate(proposal.edit for proposal in proposals):
         added = ledger.added(take_down(edit, original, known, generator))
         scored = found.get(number)
@@ -103,6 +103,7 @@ def candidates(
                 "macs": added.macs,
                 "params": added.params,
                 "milliseconds": added.milliseconds,
+                "unit": unit_of[edit.site] if isinstance(edit, AddIntrinsic | WidenStage) else None,
             }
         )
     frame = pd.DataFrame(rows, columns=list(COLUMNS))

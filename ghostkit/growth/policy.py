@@ -71,6 +71,8 @@ class Policy:
         patience: plateau: evaluations without a better training loss.
         ratio: gain-ratio: the threshold.
         share: share of the whole room between seedling and budget that one event may spend.
+        together: whether the channels of a unit, a stream and the hidden maps of the blocks that write into it, grow in
+            one step, as one candidate.
         window: share of the run for which sprouts are trained, or an event is watched.
         roll_back: take an event back if the probe's loss, a window later, is higher than before it by more than this
             many nats; None never does.
@@ -87,6 +89,7 @@ class Policy:
     patience: int = 3
     ratio: float = 1.0
     share: float = 0.2
+    together: bool = True
     window: float = 0.02
     roll_back: float | None = None
     give_up: int | None = 4
@@ -245,7 +248,7 @@ def choose(
 ) -> Choice:
     """Return which candidates one event takes.
 
-    At most one edit a site: the second one's gain would no longer be what was predicted. Where candidates are ranked by
+    At most one edit a site, or one growth of a unit: the second one's gain would no longer be what was predicted. Where candidates are ranked by
     gain, each further one counts for what it would add to those chosen before. The first edit may exceed the event's
     allowance, so that a small share never stops growth, but nothing ever exceeds the budget.
 
@@ -266,6 +269,10 @@ def choose(
     responses = np.asarray(frame.attrs["responses"]) if "responses" in frame.attrs else None
     frame = frame.copy(deep=False)
     frame.attrs = {}  # pandas copies them, all responses, at every look into the frame
+    pools = pooled(frame) if policy.together and "unit" in frame else [[row] for row in range(len(frame))]
+    sites = [set(frame["site"].iloc[rows]) for rows in pools]
+    frame = joined(frame, pools)
+    responses = responses if responses is None else np.stack([responses[rows].sum(0) for rows in pools])
     if policy.where == "sprout":
         allowance = {unit: SPROUTS * size for unit, size in allowance.items()}
     chosen: list[int] = []
@@ -275,8 +282,8 @@ def choose(
     waiting = ranking(frame, policy, state, generator)
     while waiting:
         row = waiting.pop(0)
-        site, gain = frame["site"].iloc[row], float(frame["gain"].iloc[row])
-        if site in touched or (by_gain and not gain > 0):  # nor where it is not a number
+        gain = float(frame["gain"].iloc[row])
+        if sites[row] & touched or (by_gain and not gain > 0):  # nor where it is not a number
             continue
         hopeful += 1
         after = {unit: spent[unit] + float(frame[unit].iloc[row]) for unit in spent}
@@ -285,19 +292,42 @@ def choose(
         if chosen and any(after[unit] > allowance[unit] for unit in after):
             continue
         chosen.append(row)
-        touched.add(site)
+        touched |= sites[row]
         spent = after
-        state.last_site = site
+        state.last_site = frame["site"].iloc[row]
         if policy.where == "round-robin":
             break
         if by_gain:  # what is left is worth what it would add to those chosen
             order = ranking(frame, policy, state, generator, chosen, responses)
             waiting = [left for left in order if left in set(waiting)]
     if chosen:
-        return Choice(tuple(chosen), f"{policy.when}, by {policy.where}")
+        rows = tuple(row for pool in chosen for row in pools[pool])
+        return Choice(rows, f"{policy.when}, by {policy.where}")
     if not hopeful:
         return Choice((), "no growth: no candidate's gain stands above the noise of the probe batch")
     return Choice((), "no growth: no candidate fits into what is left of the budget")
+
+
+def pooled(frame: pd.DataFrame) -> list[list[int]]:
+    """Return the rows of ``frame`` that are chosen together: of each unit the best of each site, others by themselves."""
+    pools: dict[Any, list[int]] = {}
+    for row, (site, unit) in enumerate(zip(frame["site"], frame["unit"], strict=True)):
+        rows = pools.setdefault(row if unit is None else unit, [])
+        if site not in set(frame["site"].iloc[rows]):
+            rows.append(row)
+    return list(pools.values())
+
+
+def joined(frame: pd.DataFrame, pools: list[list[int]]) -> pd.DataFrame:
+    """Return one row for each of ``pools``: what its rows bring and cost together, at the place of their unit."""
+    sums = [name for name in frame if name in ("gain", "macs", "params", "milliseconds")]
+    most = [name for name in frame if name == "saturation"]
+    rows = []
+    for pool in pools:
+        part = frame.iloc[pool]
+        site = part["site"].iloc[0] if len(pool) == 1 else part["unit"].iloc[0]
+        rows.append({"site": site, **part[sums].sum(skipna=False), **part[most].max()})
+    return pd.DataFrame(rows, columns=["site", *sums, *most])
 
 
 def ranking(

@@ -35,7 +35,7 @@ from ghostkit.growth.blocks import is_block
 from ghostkit.nn.ghost import GhostModule, SqueezeExcite
 from ghostkit.nn.links import CrossLayerLink
 
-__all__ = ["Site", "find", "sites", "trace"]
+__all__ = ["Site", "find", "sites", "trace", "units"]
 
 CHANNELWISE_FUNCTIONS = {
     torch.relu,
@@ -152,6 +152,24 @@ def pick(known: list[Site], site_id: str) -> Site:
             return site
     listed = ", ".join(site.id for site in known) or "none: it has no ghost module that can grow"
     raise GhostkitError(f"no site {site_id!r} in this network; its sites are {listed}")
+
+
+def units(known: list[Site]) -> dict[str, str]:
+    """Return the unit that each width and stream site belongs to, by site id: the stream that its channels end up in.
+
+    A unit is a stream with the hidden maps of all blocks that write into it. Such maps help as far as both ends have
+    them, so a block whose stream alone grew would be a bottleneck. A site that leads into no single stream is a unit
+    of its own.
+    """
+    writers = {path: site for site in known if site.axis != "depth" for path in site.producers}
+
+    def end_of(site: Site) -> str:
+        following = {writers[path].id if path in writers else None for path in site.consumers}
+        if site.axis == "stream" or len(following) != 1 or None in following:
+            return site.id
+        return end_of(writers[site.consumers[0]])
+
+    return {site.id: end_of(site) for site in known if site.axis != "depth"}
 
 
 def check_accepts(host: nn.Module, example: torch.Tensor) -> None:

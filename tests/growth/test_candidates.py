@@ -20,7 +20,7 @@ from ghostkit.growth.edits import ORDER
 from ghostkit.growth.proposals import ends_of
 from ghostkit.nn import GhostModule
 
-COLUMNS = ["edit", "site", "kind", "init", "gain", "macs", "params", "milliseconds"]
+COLUMNS = ["edit", "site", "kind", "init", "gain", "macs", "params", "milliseconds", "unit"]
 HOSTS = ["seedling", "plain seedling", "cut-off ghosts", "odd", "grown"]
 
 

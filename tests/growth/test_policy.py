@@ -322,6 +322,40 @@ def test_sprouts_take_three_times_an_events_allowance_and_never_more_than_is_lef
     assert len(pick(frame, room={"macs": room}, allowance={"macs": allowance}).rows) < expected or expected == 1
 
 
+# Units
+
+# A stream s with the hidden maps g and h, a stream t with the hidden maps u, and a row of blocks r.
+UNITS = frame_of(("s", 6, 60), ("h", 5, 10), ("g", 4, 10), ("t", 3.5, 10), ("h", 3, 1), ("r", 2, 10), ("u", -1, 10))
+UNITS["unit"] = ["s", "s", "s", "t", "s", None, "t"]
+
+
+@pytest.mark.parametrize(
+    ("where", "together", "expected"),
+    [
+        ("gain-per-mac", True, [5, 0, 1, 2, 3, 6]),  # 2 for 10, 15 for 80, 2.5 for 20
+        ("gain-per-mac", False, [4, 2, 3, 5, 0]),
+        ("round-robin", True, [0, 1, 2]),
+        ("round-robin", False, [0]),
+    ],
+)
+def test_a_unit_is_one_candidate_with_the_best_of_each_of_its_sites(where, together, expected):
+    state = PolicyState(last_site="r")
+    assert list(pick(UNITS, Policy(where=where, together=together), state).rows) == expected
+    if where == "round-robin":
+        assert state.last_site == "s"
+        assert list(pick(UNITS, Policy(where=where, together=together), state).rows) == ([3, 6] if together else [3])
+
+
+@pytest.mark.parametrize(("macs", "expected"), [(100, "rshg"), (89.9, "rtu"), (110, "rshgtu"), (9.9, "")])
+def test_a_unit_costs_what_its_edits_cost_and_is_grown_whole_or_not_at_all(macs, expected):
+    assert "".join(sites_of(UNITS, pick(UNITS, room={"macs": macs}).rows)) == expected
+
+
+def test_a_unit_with_a_gain_that_is_no_number_is_not_grown():
+    frame = UNITS.assign(gain=[6, float("nan"), *UNITS["gain"][2:]])
+    assert sites_of(frame, pick(frame).rows) == ["r", "t", "u"]
+
+
 # Several at once
 
 ALIKE = np.array([1.0, 3.0, -1.0, 2.0])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ghostkit.errors import GhostkitError
 from ghostkit.growth import AddBlock, AddBranch, Edit, NarrowStage, Site, WidenStage, grow, sites, undo
-from ghostkit.growth.sites import find
+from ghostkit.growth.sites import find, units
 from ghostkit.nn import GhostBottleneck, GhostModule, build
 
 
@@ -122,6 +122,22 @@ def test_every_first_ghost_module_and_every_row_of_our_networks_is_a_site(name: 
         assert site.producers == (site.id,)
         assert site.through == tuple(f"{path}{layer}" for layer in layers)
         assert site.consumers == (f"{path}ghost2",)
+
+
+@pytest.mark.parametrize("name", ["ghostnet_100", "ghost_resnet18", "ghost_resnet50"])
+def test_a_unit_is_a_stream_with_the_hidden_maps_of_all_blocks_that_write_into_it(name: str) -> None:
+    known = sites(build(name, num_classes=3))
+    of, streams = units(known), {site.id: site for site in known if site.axis == "stream"}
+    assert of.keys() == {site.id for site in known if site.axis != "depth"}
+    assert all(of[site_id] == site_id for site_id in streams)
+    for site in known:
+        if site.axis == "width":
+            block = site.id.rpartition(".")[0]
+            assert any(path.startswith(f"{block}.") for path in streams[of[site.id]].producers)
+
+
+def test_a_site_that_leads_into_no_single_stream_is_a_unit_of_its_own() -> None:
+    assert units(sites(Own())) == {"read": "read", "sized": "sized", "flat": "flat"}
 
 
 @pytest.mark.parametrize("name", ["ghostnet_100", "ghostnetv2_100", "seedling"])
