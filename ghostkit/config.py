@@ -23,6 +23,7 @@ from ghostkit.reading import PlainLoader, checked_plain, file_text, parsed_json
 __all__ = ["RunConfig"]
 
 ROUNDING = 1e-9
+WITH_PLATEAU = 0.4  # where growth ends by default when it waits for a plateau, which takes some evaluations to be seen
 LOOKS = 2**53  # evaluations; whole numbers end there for a float
 LARGEST = 100_000  # characters of a stored configuration; one with all its comments has 8,000
 BLIND = ("random", "round-robin")  # where growth may go without asking for gains
@@ -85,9 +86,11 @@ class RunConfig(BaseModel):
     when: Literal["interval", "plateau", "gain-ratio", "never"] = Field(
         "interval", description="what triggers a growth event"
     )
-    grow_every: float = Field(0.05, gt=0, le=1, description="interval: share of the run between two growth events")
-    grow_from: float = Field(0.05, ge=0, le=1, description="no growth event before this share of the run")
-    grow_until: float = Field(0.4, ge=0, le=1, description="no growth event after this share of the run")
+    grow_every: float = Field(0.01, gt=0, le=1, description="interval: share of the run between two growth events")
+    grow_from: float = Field(0.01, ge=0, le=1, description="no growth event before this share of the run")
+    grow_until: float = Field(
+        0.12, ge=0, le=1, description="no growth event after this share of the run; 0.4 by default with plateau"
+    )
     patience: int = Field(3, ge=1, description="plateau: evaluations without a better training loss")
     ratio: float = Field(1.0, ge=0, description="gain-ratio: grow above this ratio of new gain to the gain there is")
     where: Literal[
@@ -104,9 +107,7 @@ class RunConfig(BaseModel):
     )
     how: Literal["svd", "gradmax", "random", "split", "clone"] = Field("svd", description="how new weights start")
     kinds: tuple[Literal["branch", "intrinsic", "stage", "block", "layer", "link"], ...] = Field(
-        ("branch", "intrinsic", "stage", "block", "layer", "link"),
-        min_length=1,
-        description="the kinds of edit that may be applied",
+        ("intrinsic", "stage", "block"), min_length=1, description="the kinds of edit that may be applied"
     )
     kernel_sizes: tuple[Literal[3, 5, 7], ...] = Field(
         (3, 5), min_length=1, description="kernels a new branch may have"
@@ -136,7 +137,7 @@ class RunConfig(BaseModel):
     budget_factor: float = Field(
         6.0, ge=1, description="when no budget is set: this many times the MACs of the seedling, its head left out"
     )
-    probe_samples: int = Field(512, ge=8, description="training images that candidates are scored on")
+    probe_samples: int = Field(128, ge=8, description="training images that candidates are scored on")
 
     # How it is run.
     seed: int = Field(0, ge=0, description="one seed, one result")
@@ -158,6 +159,8 @@ class RunConfig(BaseModel):
             near = difflib.get_close_matches(unknown[0], type(self).model_fields, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(type(self).model_fields)}"
             raise GhostkitError(f"unknown parameter {unknown[0]!r}{hint}")
+        if values.get("when") == "plateau":
+            values.setdefault("grow_until", WITH_PLATEAU)
         try:
             super().__init__(**values)
         except ValidationError as error:

@@ -110,7 +110,7 @@ def test_one_kind_with_a_place_is_enough(stages, kinds):
         ({"when": "plateau", "patience": 3}, 100, True),
         ({"when": "plateau", "patience": 3}, 10, True),  # evaluated at each of the first four steps
         ({"when": "plateau", "patience": 3}, 8, False),  # at three of them within reach
-        ({"when": "gain-ratio"}, 8, True),
+        ({"when": "gain-ratio"}, 9, True),
     ],
 )
 def test_a_run_that_is_too_short_to_grow_is_told_why(changes, steps, grows):

@@ -14,7 +14,9 @@ from ghostkit import GhostkitError, GrowthEvent, RunConfig, Trainer
 from ghostkit.events import CheckpointSaved, Evaluated, Finished, Grown, StepDone
 from ghostkit.tracking import close_loggers, log_event, make_logger
 
-TINY = RunConfig(epochs=2, train_samples=128, test_samples=64, probe_samples=32, grow_every=0.4, device="cpu")
+TINY = RunConfig(
+    epochs=2, train_samples=128, test_samples=64, probe_samples=32, grow_every=0.4, grow_until=0.4, device="cpu"
+)
 
 
 class Listed:

@@ -319,7 +319,7 @@ def test_candidates_can_be_looked_at_by_hand_and_looking_is_counted():
     trainer = Trainer(config(when="never"))
     before = tensors_of(trainer)
     frame = trainer.candidates()
-    assert {"edit", "site", "kind", "init", "gain", "macs", "params", "milliseconds"} == set(frame.columns)
+    assert {"edit", "site", "kind", "init", "gain", "macs", "params", "milliseconds", "unit"} == set(frame.columns)
     assert trainer.progress.compute == frame.attrs["macs"] > 0
     assert differences(before, tensors_of(trainer)) == []
 

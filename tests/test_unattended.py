@@ -11,7 +11,9 @@ from ghostkit import GhostkitError, Run, RunConfig, Trainer
 from ghostkit.events import Evaluated
 from ghostkit.unattended import configured, folder_for, train_and_tell, words_of
 
-TINY = RunConfig(epochs=2, train_samples=128, test_samples=64, probe_samples=32, grow_every=0.4, device="cpu")
+TINY = RunConfig(
+    epochs=2, train_samples=128, test_samples=64, probe_samples=32, grow_every=0.4, grow_until=0.4, device="cpu"
+)
 
 
 def told(folder, *, terminal=True, **options):

@@ -27,7 +27,7 @@ from ghostkit.tasks import classification
 
 __all__ = ["run_plain"]
 
-BATCH, MOMENTUM, DECAY, PROBE, ANNEAL_FROM = 64, 0.9, 5e-4, 512, 0.6
+BATCH, MOMENTUM, DECAY, PROBE, ANNEAL_FROM = 64, 0.9, 5e-4, 128, 0.6
 SCALES = (0.0, 0.1, 0.5, 1.0)  # gromo's line search, as in its container tutorial
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.study.arms import PLAIN, PLAIN_BUDGET, SHARED, TRACKS, compute_of, settings_of
+from benchmarks.study.arms import PLAIN, PLAIN_BUDGET, SCRATCH, SHARED, TRACKS, compute_of, settings_of
 from benchmarks.study.plain_run import run_plain
-from ghostkit import Run, RunConfig, evaluate, train
+from ghostkit import Run, RunConfig, Trainer, evaluate, train
 from ghostkit.data import load
 
 __all__ = ["run_arm"]
@@ -30,7 +30,7 @@ def run_arm(
     """Train one arm in ``folder``, or go on there, and return its row.
 
     Args:
-        arm: on the seedling "ghostkit", or one of ``STATIC``, ``BASELINES`` or ``ABLATIONS``; on the plain host, one of
+        arm: on the seedling "ghostkit", ``SCRATCH``, or one of ``STATIC``, ``BASELINES`` or ``ABLATIONS``; on the plain host, one of
             ``PLAIN``.
         folder: the run's folder; the plain host writes none.
         host: "seedling" or "plain".
@@ -48,22 +48,36 @@ def run_arm(
         compute = compute_of(track, share, PLAIN_BUDGET)
         spent = {"budget": PLAIN_BUDGET, "compute": compute, "learning_rate": learning_rate}
         return {**told, **run_plain(PLAIN[arm], data, **spent, seed=seed, judged=judged)}
-    config = RunConfig(
-        **{
-            **SHARED,
-            "train_samples": TRACKS[track],
-            "compute": compute_of(track, share),
-            "learning_rate": learning_rate,
-            "seed": seed,
-            **settings_of(arm),
-            **(changes or {}),
-        }
-    )
-    run = train(config, folder)
+    shared = {
+        **SHARED,
+        "train_samples": TRACKS[track],
+        "compute": compute_of(track, share),
+        "learning_rate": learning_rate,
+        "seed": seed,
+        **(changes or {}),
+    }
+    if arm == SCRATCH:
+        shared["shape"] = str(grown_shape(RunConfig(**{**settings_of("ghostkit"), **shared}), Path(folder) / "grown"))
+        folder = Path(folder) / "scratch"
+    run = train(RunConfig(**{**settings_of(arm), **shared}), folder)
     row = {**told, **measured(run)}
+    if arm == SCRATCH:
+        row |= {"events": 0, "event_seconds": 0.0, "output_change": 0.0}  # its history is that of the shape
     if judged == "test":
         row["test"] = evaluate(run.folder, device="cpu").accuracy
     return row
+
+
+def grown_shape(config: RunConfig, folder: Path) -> Path:
+    """Train as far as growth goes, and return the folder whose history tells the shape."""
+    trainer = Trainer(config, folder)
+    try:
+        for _ in trainer:
+            if trainer.done > config.grow_until:
+                break
+    finally:
+        trainer.close()
+    return folder
 
 
 def measured(run: Run) -> dict[str, Any]:

@@ -67,8 +67,9 @@ def candidates(
 
     Returns:
         A frame with the columns edit, site, kind, init, gain, macs, params and milliseconds (all added by the edit;
-        MACs per image), and unit, the stream that an edit of channels should grow together with. ``frame.attrs`` holds ``macs``, the MACs spent on scoring, and ``responses``, by how much each
-        candidate would lower the loss of each sample (candidates, B).
+        MACs per image), and unit: of an edit of channels the stream that it should grow together with, otherwise empty.
+        ``frame.attrs`` holds ``macs``, the MACs spent on scoring, and ``responses``, by how much each candidate would
+        lower the loss of each sample (candidates, B).
 
     Raises:
         ProbeError: if the batch cannot tell what should grow: one image, labels that are all equal, values that are not
@@ -103,7 +104,7 @@ def candidates(
                 "macs": added.macs,
                 "params": added.params,
                 "milliseconds": added.milliseconds,
-                "unit": unit_of[edit.site] if isinstance(edit, AddIntrinsic | WidenStage) else None,
+                "unit": unit_of[edit.site] if isinstance(edit, AddIntrinsic | WidenStage) else "",
             }
         )
     frame = pd.DataFrame(rows, columns=list(COLUMNS))

@@ -83,9 +83,9 @@ class Policy:
 
     when: When = "interval"
     where: Where = "gain-per-mac"
-    grow_every: float = 0.05
-    grow_from: float = 0.05
-    grow_until: float = 0.4
+    grow_every: float = 0.01
+    grow_from: float = 0.01
+    grow_until: float = 0.12
     patience: int = 3
     ratio: float = 1.0
     share: float = 0.2
@@ -248,9 +248,9 @@ def choose(
 ) -> Choice:
     """Return which candidates one event takes.
 
-    At most one edit a site, or one growth of a unit: the second one's gain would no longer be what was predicted. Where candidates are ranked by
-    gain, each further one counts for what it would add to those chosen before. The first edit may exceed the event's
-    allowance, so that a small share never stops growth, but nothing ever exceeds the budget.
+    At most one edit a site, or one growth of a unit: the second one's gain would no longer be what was predicted. Where
+    candidates are ranked by gain, each further one counts for what it would add to those chosen before. The first edit
+    may exceed the event's allowance, so that a small share never stops growth, but nothing ever exceeds the budget.
 
     Args:
         frame: the candidates.
@@ -309,10 +309,10 @@ def choose(
 
 
 def pooled(frame: pd.DataFrame) -> list[list[int]]:
-    """Return the rows of ``frame`` that are chosen together: of each unit the best of each site, others by themselves."""
+    """Return the rows of ``frame`` that are chosen together: of a unit the best of each site, all others alone."""
     pools: dict[Any, list[int]] = {}
     for row, (site, unit) in enumerate(zip(frame["site"], frame["unit"], strict=True)):
-        rows = pools.setdefault(row if unit is None else unit, [])
+        rows = pools.setdefault(unit or row, [])
         if site not in set(frame["site"].iloc[rows]):
             rows.append(row)
     return list(pools.values())

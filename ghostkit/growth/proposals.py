@@ -40,7 +40,8 @@ __all__ = ["Proposal", "Seen", "backward", "observe", "propose"]
 Loss = Callable[[nn.Module, Any, Any], Tensor]
 
 NOISE = 0.5  # a split is scored as a copy with this share of noise: an exact copy has nothing to bring of its own
-INTRINSIC_SHARE = 0.25  # new intrinsic maps and channels of a stream, as a share of those there
+# New maps as a share of those there. Blocks are born with thin middles, so hidden maps have some way to go.
+HIDDEN_SHARE, STREAM_SHARE = 1.0, 0.25
 
 
 @dataclass(frozen=True)
@@ -234,7 +235,7 @@ def module_proposals(
             rows = default_rows(torch.empty(1, 1, side, side), module.intrinsic_channels, generator)
         yield proposed(AddBranch(site.id, side, init), {"rows": rows}, spent)
     if "intrinsic" in kinds:
-        count = max(1, round(module.intrinsic_channels * INTRINSIC_SHARE))
+        count = max(1, round(module.intrinsic_channels * HIDDEN_SHARE))
         edit = AddIntrinsic(site.id, count, init)
         rows, spent = found_rows(edit, model, known, site.id, seen, generator)
         yield proposed(edit, {"rows": rows}, spent)
@@ -249,7 +250,7 @@ def stage_proposals(
         _, stream = stream_at(edit, model, known)
     except GhostkitError:
         return
-    count = max(1, round(stream.maps * INTRINSIC_SHARE))
+    count = max(1, round(stream.maps * STREAM_SHARE))
     edit = replace(edit, channels=count * stream.ratio)
     tensors, spent = {}, 0.0
     for path in site.producers:

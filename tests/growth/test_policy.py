@@ -72,7 +72,7 @@ def test_events_are_due_at_fixed_shares_of_the_run(policy, steps, expected):
 
 
 def test_an_event_is_due_once():
-    policy, state = Policy(grow_every=0.2, grow_from=0.2), PolicyState()
+    policy, state = Policy(grow_every=0.2, grow_from=0.2, grow_until=0.4), PolicyState()
     assert [due(policy, state, 0.25) for _ in range(3)] == [True, False, False]
 
 
@@ -113,9 +113,12 @@ def test_a_plateau_before_the_window_counts_when_it_opens():
 
 
 def test_gain_ratio_looks_as_often_as_interval_grows():
+    policies = [
+        Policy(when=when, grow_every=0.1, grow_from=0.05, grow_until=0.4) for when in ("interval", "gain-ratio")
+    ]
     looks = [
         [step for step in range(1, 21) if due(policy, state, step / 20)]
-        for policy, state in ((Policy(when=when, grow_every=0.1), PolicyState()) for when in ("interval", "gain-ratio"))
+        for policy, state in ((policy, PolicyState()) for policy in policies)
     ]
     assert looks[0] == looks[1] == [1, 3, 5, 7]
 
@@ -158,7 +161,7 @@ def test_an_event_is_settled_when_its_window_is_over(settle_at, progress, expect
 
 @pytest.mark.parametrize("when", ["interval", "plateau", "gain-ratio"])
 def test_nothing_is_due_while_an_event_waits_to_be_settled_and_it_is_made_up_for_after(when):
-    policy, state = Policy(when=when, patience=2), PolicyState(stale=5, settle_at=0.3)
+    policy, state = Policy(when=when, patience=2, grow_until=0.4), PolicyState(stale=5, settle_at=0.3)
     assert not due(policy, state, 0.2)
     assert not due(policy, state, 0.3)
     state.settle_at = None
@@ -224,7 +227,7 @@ def test_images_are_small_until_their_share_of_the_run(policy, shares):
 def test_what_a_policy_remembers_is_plain_data():
     state = PolicyState(resolution=14)
     observe_loss(state, 1.5)
-    due(Policy(), state, 0.2)
+    due(Policy(grow_until=0.4), state, 0.2)
     observe_event(Policy(), state, True, 0.75)
     state.settle_at, state.settling = 0.25, 3
     pick(frame_of(("a", 1, 1)), state=state)
@@ -326,7 +329,7 @@ def test_sprouts_take_three_times_an_events_allowance_and_never_more_than_is_lef
 
 # A stream s with the hidden maps g and h, a stream t with the hidden maps u, and a row of blocks r.
 UNITS = frame_of(("s", 6, 60), ("h", 5, 10), ("g", 4, 10), ("t", 3.5, 10), ("h", 3, 1), ("r", 2, 10), ("u", -1, 10))
-UNITS["unit"] = ["s", "s", "s", "t", "s", None, "t"]
+UNITS["unit"] = ["s", "s", "s", "t", "s", "", "t"]
 
 
 @pytest.mark.parametrize(

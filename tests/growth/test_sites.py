@@ -160,7 +160,7 @@ def test_every_layer_of_our_networks_that_writes_into_a_stream_is_a_producer_of_
 
 def test_the_streams_of_a_seedling_are_its_stem_its_rows_and_its_neck() -> None:
     streams = {site.id: site for site in sites(build("seedling", num_classes=3)) if site.axis == "stream"}
-    assert list(streams) == ["conv_stem", "blocks.0.0.ghost2", "blocks.1.0.ghost2", "blocks.2.0.conv"]
+    assert list(streams) == ["conv_stem", *(f"blocks.{i}.0.ghost2" for i in range(3)), "blocks.3.0.conv"]
     assert streams["blocks.0.0.ghost2"] == Site(
         "blocks.0.0.ghost2",
         "stream",
@@ -168,7 +168,7 @@ def test_the_streams_of_a_seedling_are_its_stem_its_rows_and_its_neck() -> None:
         through=("blocks.0.0.shortcut.3", "blocks.1.0.shortcut.0", "blocks.1.0.shortcut.1"),
         consumers=("blocks.1.0.ghost1", "blocks.1.0.shortcut.2"),
     )
-    assert streams["blocks.2.0.conv"].consumers == ("classifier",)
+    assert streams["blocks.3.0.conv"].consumers == ("classifier",)
 
 
 def test_a_stream_of_a_users_own_network_has_every_layer_that_is_added_to_it(host: Callable) -> None:

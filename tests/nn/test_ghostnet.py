@@ -35,7 +35,7 @@ def test_features_follow_a_network_that_grew() -> None:
 
 def test_a_small_network_has_taps_too() -> None:
     sides = [tap.shape[-1] for tap in build("seedling").features(torch.randn(1, 3, 16, 16))]
-    assert sides == [8, 4]
+    assert sides == [8, 4, 2]
     flat = GhostNet(((Row(3, 4, 4, 0, 1),),), head_channels=0, stem_stride=1)
     assert [tap.shape[-1] for tap in flat.features(torch.randn(1, 3, 6, 6))] == [6]
 

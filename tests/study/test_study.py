@@ -22,6 +22,7 @@ from benchmarks.study.arms import (
     BUDGET,
     PLAIN,
     PLAIN_BUDGET,
+    SCRATCH,
     SHARED,
     STATIC,
     compute_of,
@@ -31,7 +32,7 @@ from benchmarks.study.plain import OpenReLU, PlainResNet, gromo_twin
 from benchmarks.study.plain_run import hidden_of, run_plain
 from benchmarks.study.study import run_arm
 
-ARMS = [*STATIC, "ghostkit", *BASELINES, *ABLATIONS]
+ARMS = [*STATIC, SCRATCH, "ghostkit", *BASELINES, *ABLATIONS]
 IMAGE = torch.zeros(1, 1, 28, 28)
 DIGITS = {"data": "digits", "validation_samples": 200, "train_samples": 400, "probe_samples": 64, "threads": None}
 
@@ -39,7 +40,7 @@ DIGITS = {"data": "digits", "validation_samples": 200, "train_samples": 400, "pr
 @pytest.mark.parametrize("arm", ARMS)
 def test_every_arm_is_a_valid_configuration(arm: str) -> None:
     config = RunConfig(**{**SHARED, "compute": compute_of("10k", 1.0), **settings_of(arm)})
-    assert (config.when == "never") == (arm in STATIC)
+    assert (config.when == "never") == (arm in (*STATIC, SCRATCH))
 
 
 def test_the_budgets_are_the_sizes_of_the_largest_static_networks() -> None:
@@ -65,6 +66,17 @@ def test_an_arm_spends_its_compute_and_says_what_it_came_to(tmp_path: Path) -> N
     assert "test" not in still  # which are asked when all is decided, and not before
     again = run_arm("ghostkit", tmp_path / "grown", judged="test", changes=changes)
     assert again == grown | {"milliseconds": again["milliseconds"]}  # read, not trained again
+
+
+def test_the_shape_that_a_run_grows_to_is_trained_from_scratch(tmp_path: Path) -> None:
+    changes = {**DIGITS, "compute": 1e9}
+    grown = run_arm("ghostkit", tmp_path / "grown", changes=changes)
+    scratch = run_arm(SCRATCH, tmp_path / "scratch", changes=changes)
+    assert (grown["events"] > 0, scratch["events"]) == (True, 0)
+    assert (scratch["macs"], scratch["params"]) == (grown["macs"], grown["params"])
+    assert scratch["compute"] == pytest.approx(grown["compute"], rel=0.05)
+    again = run_arm(SCRATCH, tmp_path / "scratch", changes=changes)
+    assert again == scratch | {"milliseconds": again["milliseconds"]}
 
 
 def plain_run(arm: str, **changes: Any) -> dict[str, Any]:

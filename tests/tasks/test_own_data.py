@@ -48,7 +48,7 @@ def test_a_network_grows_on_data_of_ones_own(task, tmp_path):
 @pytest.mark.parametrize("task", OWN)
 @pytest.mark.usefixtures("latencies")
 def test_a_run_that_was_cut_short_ends_bit_for_bit_like_one_that_was_not(task, tmp_path):
-    settings = config(task, "scenes", train_samples=32, test_samples=8, epochs=2)
+    settings = config(task, "scenes", train_samples=32, test_samples=8, epochs=2, grow_until=0.4)
     whole = ghostkit.Trainer(settings, tmp_path / "whole")
     expected = whole.train()
     assert expected["growth_events"]
