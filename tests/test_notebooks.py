@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -275,7 +276,8 @@ def act_out(watch: Any) -> None:
         watch.write("ss [0.5]\n")
         watch._progress.refresh()
 
-    asyncio.run(play())
+    with ThreadPoolExecutor(1) as pool:  # in this thread a browser of another test may have a loop running
+        pool.submit(asyncio.run, play()).result()
 
 
 def test_a_terminal_shows_cells_done_the_heading_and_the_last_line(monkeypatch):
