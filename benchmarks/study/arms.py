@@ -29,8 +29,8 @@ def shape(neck: int, *rows: tuple[int, int, int], stem: int = 4) -> dict[str, An
     return {"stages": stages, "stem_channels": stem, "neck_channels": neck}
 
 
-# Five sizes between the seedling and the budget; MACs an image of 28 pixels. The largest is the best shape that a search
-# by hand found, see docs/study.md.
+# Five sizes between the seedling and the budget; MACs an image of 28 pixels. The largest is the best shape that a
+# search by hand found, see docs/study.md.
 STATIC: dict[str, dict[str, Any]] = {
     "static 0.10": shape(8, (4, 8, 1), (4, 8, 1), (4, 8, 1)),
     "static 0.17": shape(16, (8, 8, 1), (8, 16, 1), (16, 16, 1)),

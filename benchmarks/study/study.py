@@ -30,8 +30,8 @@ def run_arm(
     """Train one arm in ``folder``, or go on there, and return its row.
 
     Args:
-        arm: on the seedling "ghostkit", ``SCRATCH``, or one of ``STATIC``, ``BASELINES`` or ``ABLATIONS``; on the plain host, one of
-            ``PLAIN``.
+        arm: on the seedling "ghostkit", ``SCRATCH``, or one of ``STATIC``, ``BASELINES`` or ``ABLATIONS``; on the plain
+            host, one of ``PLAIN``.
         folder: the run's folder; the plain host writes none.
         host: "seedling" or "plain".
         track: "10k" or "60k" training images.
