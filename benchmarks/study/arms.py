@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ghostkit.growth.edits import KINDS
+
 __all__ = [
     "ABLATIONS",
     "BASELINES",
@@ -23,10 +25,10 @@ __all__ = [
 ]
 
 
-def shape(neck: int, *rows: tuple[int, int, int], stem: int = 4) -> dict[str, Any]:
+def shape(neck: int, *rows: tuple[int, int, int]) -> dict[str, Any]:
     """Return the options of ``build("seedling")`` for stages of (hidden, out, blocks)."""
     stages = [[[3, hidden, out, 0, 1 if n else 2] for n in range(blocks)] for hidden, out, blocks in rows]
-    return {"stages": stages, "stem_channels": stem, "neck_channels": neck}
+    return {"stages": stages, "neck_channels": neck}
 
 
 # Five sizes between the seedling and the budget; MACs an image of 28 pixels. The largest is the best shape that a
@@ -56,7 +58,6 @@ SHARED: dict[str, Any] = {
     "keep_checkpoints": 1,
 }
 CHANNELS = ["intrinsic", "stage"]
-EVERY_KIND = ["branch", "intrinsic", "stage", "block", "layer", "link"]
 
 # They grow what ghostkit grows, at the same moments, one site at a time, as their papers do.
 BASELINES: dict[str, dict[str, Any]] = {
@@ -74,8 +75,8 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "per parameter": {"where": "gain-per-parameter"},
     "activation rank": {"where": "activation-rank"},
     "sprouting": {"where": "sprout"},
-    "every kind": {"kinds": EVERY_KIND},
-    "no links": {"kinds": [kind for kind in EVERY_KIND if kind != "link"]},
+    "every kind": {"kinds": list(KINDS)},
+    "no links": {"kinds": [kind for kind in KINDS if kind != "link"]},
     "no depth": {"kinds": CHANNELS},
     "random weights": {"how": "random"},
     "cosine throughout": {"anneal_from": 0.0},

@@ -320,14 +320,12 @@ def pooled(frame: pd.DataFrame) -> list[list[int]]:
 
 def joined(frame: pd.DataFrame, pools: list[list[int]]) -> pd.DataFrame:
     """Return one row for each of ``pools``: what its rows bring and cost together, at the place of their unit."""
-    sums = [name for name in frame if name in ("gain", "macs", "params", "milliseconds")]
-    most = [name for name in frame if name == "saturation"]
-    rows = []
-    for pool in pools:
-        part = frame.iloc[pool]
-        site = part["site"].iloc[0] if len(pool) == 1 else part["unit"].iloc[0]
-        rows.append({"site": site, **part[sums].sum(skipna=False), **part[most].max()})
-    return pd.DataFrame(rows, columns=["site", *sums, *most])
+    sites, units = frame["site"], frame.get("unit", frame["site"])
+    together = {"site": [(sites if len(rows) == 1 else units).iloc[rows[0]] for rows in pools]}
+    for name in frame.columns.intersection(["gain", "macs", "params", "milliseconds", "saturation"]):
+        values, join = frame[name].to_numpy(), np.max if name == "saturation" else np.sum
+        together[name] = [join(values[rows]) for rows in pools]
+    return pd.DataFrame(together)
 
 
 def ranking(
