@@ -392,10 +392,10 @@ def test_three_times_as_much_sprouts_as_stays():
     assert (engine.state.settle_at, engine.state.settling) == (pytest.approx(0.3), 1)
 
 
-@pytest.mark.parametrize("share", [0.1, 0.2])
+@pytest.mark.parametrize("share", [0.05, 0.1, 0.2])
 def test_sprouts_that_did_not_earn_their_cost_are_removed(share):
     engine, grown = sprouted(share)
-    train(engine, 0.05, steps=6)
+    train(engine, 0.05, steps=10)
     loss = engine._probe_loss()
     price = {row["edit"]: row["macs"] for row in grown.candidates if row["chosen"]}
     earned = {}

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from bit_for_bit import EVERY_KIND
 
 import ghostkit
 from ghostkit import AddBlock, AddBranch, AddIntrinsic, GhostkitError, GrowthEvent, Run, RunConfig
@@ -42,6 +43,7 @@ CONFIG = RunConfig(
     probe_samples=32,
     evaluate_every=0.25,
     keep_checkpoints=1,
+    kinds=EVERY_KIND,
     device="cpu",
 )
 
@@ -110,7 +112,7 @@ def test_candidates_are_a_row_for_each_event_and_candidate(folder):
         assert sorted(chosen["edit"]) == sorted(map(str, event.edits))
         # Edits at both ends of one layer cost more together than apart.
         assert 0 < chosen["macs"].sum() <= event.macs_after - event.macs_before
-    assert set(candidates["kind"]) == {"intrinsic", "block", "stage"}
+    assert set(candidates["kind"]) == {"branch", "intrinsic", "block", "stage", "layer", "link"}
 
 
 def test_the_result_is_what_the_run_ended_with(folder):
@@ -414,7 +416,7 @@ def changed_to(**values: Any) -> RunConfig:
         (changed_to(seed=3), r"another configuration \(seed=0 there, 3 now\); choose another folder"),
         (
             changed_to(kinds=("block",), epochs=9),
-            r"epochs=2.0 there, 9.0 now; kinds=\['intrinsic', .*\] there, \['block'\] now",
+            r"epochs=2.0 there, 9.0 now; kinds=\['branch', .*\] there, \['block'\] now",
         ),
         (changed_to(model_options={}), r"model_options=\{'stages': .*\} there, \{\} now"),
     ],
