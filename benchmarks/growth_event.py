@@ -153,7 +153,7 @@ def event(host: Trained, count: int, plan: dict[str, Any], latency: LatencyTable
     generator = torch.Generator().manual_seed(0)
     # Proposals are made lazily: each is timed for itself, and only those that are kept count.
     timed: list[tuple[Proposal, float]] = []
-    proposals = propose(original, known, seen, generator=generator, **plan)
+    proposals = propose(original, known, known, seen, generator=generator, **plan)
     start = time.perf_counter()
     for proposal in proposals:
         timed.append((proposal, 1e3 * (time.perf_counter() - start)))
@@ -373,7 +373,7 @@ def our_event(host: Trained, grown: Trained, watch: Stopwatch, latency: LatencyT
         original, generator = scratch_copy(host.model), torch.Generator().manual_seed(0)
         known = [place for place in sites(original) if place.id == site]
         seen = observe(original, known, images, targets, loss)
-        edits = [p.attached for p in propose(original, known, seen, ("stage",), (), ("svd",), generator)]
+        edits = [p.attached for p in propose(original, known, known, seen, ("stage",), (), ("svd",), generator)]
         found, _ = score_attached(original, known, edits, images, targets, loss, "fisher", generator)
         Ledger(original, images[:1], latency).added(take_down(edits[0], original, known, generator))
         return edits[max(found, key=lambda number: found[number].gain)]

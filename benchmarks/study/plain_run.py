@@ -11,7 +11,6 @@ import math
 import time
 from typing import Any, Protocol
 
-import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -50,18 +49,7 @@ def sgd(model: nn.Module, rate: float) -> torch.optim.SGD:
 # -- ours --------------------------------------------------------------------------------------------------------------
 
 
-class HiddenOnly(Engine):
-    """The engine, with eyes for the channels inside the blocks alone: the others gromo cannot grow."""
-
-    def candidates(self) -> pd.DataFrame:
-        """Return what could be grown inside the blocks, best first."""
-        frame = super().candidates()
-        inside = frame["site"].str.endswith("conv1")
-        attrs = frame.attrs
-        frame.attrs = {}
-        kept = frame[inside].reset_index(drop=True)
-        kept.attrs = {**attrs, "responses": [r for r, keep in zip(attrs["responses"], inside, strict=True) if keep]}
-        return kept
+INSIDE = "*.conv1"  # the channels inside the blocks: gromo grows no others
 
 
 def ours(
@@ -82,14 +70,19 @@ def ours(
         seed: of what growth draws.
     """
     policy = Policy(where=settings.get("where", "gain-per-mac"))
-    engine = HiddenOnly(
+    engine = Engine(
         model,
         optimizer,
         loss,
         probe,
         policy,
         Budget(macs=budget),
-        {"kinds": ("stage",), "how": settings.get("how", "svd"), "score": settings.get("score", "fisher")},
+        {
+            "kinds": ("stage",),
+            "at": INSIDE,
+            "how": settings.get("how", "svd"),
+            "score": settings.get("score", "fisher"),
+        },
         torch.Generator().manual_seed(seed + 1),
     )
 

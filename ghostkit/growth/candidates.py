@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
 import pandas as pd
@@ -37,6 +38,7 @@ def candidates(
     loss: Loss,
     *,
     kinds: Sequence[str] = KINDS,
+    at: str | Sequence[str] = "*",
     kernel_sizes: Sequence[int] = (3, 5),
     how: str | Sequence[str] = "svd",
     score: str = "fisher",
@@ -53,6 +55,7 @@ def candidates(
         loss: ``loss(model, images, targets)`` gives the batch's mean loss.
         kinds: kinds of edit to consider: ``"branch"``, ``"intrinsic"``, ``"stage"``, ``"block"``, ``"layer"``,
             ``"link"``.
+        at: which sites may grow: a pattern of their paths, as in a shell ("blocks.2.*"), or several.
         kernel_sizes: sides of the kernels that a new branch may have, in pixels.
         how: how new weights start: ``"svd"`` (TINY), ``"gradmax"``, ``"random"``, ``"split"`` (Net2Wider), ``"clone"``
             (FRAGrow, for blocks), or several of them. A kind of edit that knows none of them starts in its usual way.
@@ -84,10 +87,11 @@ def candidates(
     known = sites(original)
     if not known:
         raise GhostkitError(f"{type(model).__name__} has no site: nothing in it can grow")
+    grown = matching(known, at)
     ledger = Ledger(original, images[:1], latency or LatencyTable(batch=1))
     blind = score == UNSCORED and not extras and not any(map(searched, inits))
     seen = unseen(known) if blind else observe(original, known, images, targets, loss)
-    proposals = list(propose(original, known, seen, kinds, kernel_sizes, inits, generator))
+    proposals = list(propose(original, known, grown, seen, kinds, kernel_sizes, inits, generator))
     attached = [] if score == UNSCORED else [proposal.attached for proposal in proposals]
     found, forwards = score_attached(original, known, attached, images, targets, loss, score, generator)
     rows, unit_of = [], units(known)
@@ -144,6 +148,20 @@ def check_arguments(
     for side in kernel_sizes:
         if side < 1 or side % 2 == 0:
             raise GhostkitError(f"candidates: kernel_sizes={tuple(kernel_sizes)} holds {side}; expected odd numbers")
+
+
+def matching(known: list[Site], at: str | Sequence[str]) -> list[Site]:
+    """Return the sites whose paths match a pattern, or one of several.
+
+    Raises:
+        GhostkitError: if none does.
+    """
+    patterns = (at,) if isinstance(at, str) else tuple(at)
+    found = [site for site in known if any(fnmatchcase(site.id, pattern) for pattern in patterns)]
+    if not found:
+        listed = ", ".join(site.id for site in known)
+        raise GhostkitError(f"at={at!r} matches no site of this network; its sites are {listed}")
+    return found
 
 
 def check_probe(images: Any, targets: Any) -> None:

@@ -31,7 +31,7 @@ from ghostkit.growth.fitting import reading_path
 from ghostkit.growth.gain import Probe
 from ghostkit.growth.kernels import best_branch, best_intrinsic, best_layer, search_macs
 from ghostkit.growth.layers import default_rows, reader
-from ghostkit.growth.sites import Site
+from ghostkit.growth.sites import Site, units
 from ghostkit.growth.width import ALPHA, stream_at
 from ghostkit.nn.ghost import GhostModule
 
@@ -134,6 +134,7 @@ def unseen(known: Sequence[Site]) -> dict[str, Seen]:
 def propose(
     model: nn.Module,
     known: list[Site],
+    grown: list[Site],
     seen: dict[str, Seen],
     kinds: Sequence[str],
     kernel_sizes: Sequence[int],
@@ -145,6 +146,7 @@ def propose(
     Args:
         model: the host.
         known: its sites.
+        grown: those of them that may grow.
         seen: what :func:`observe` returned.
         kinds: kinds of edit.
         kernel_sizes: sides of a new branch's kernels.
@@ -153,7 +155,8 @@ def propose(
     """
     width_inits = [init for init in inits if init in WIDTH_INITS] or ["svd"]
     block_inits = ["clone"] * ("clone" in inits) + ["random"] * (set(inits) != {"clone"})
-    for site in known:
+    unit_of = units(known)
+    for site in grown:
         if site.axis == "depth" and "block" in kinds:
             for init in block_inits:
                 for after in ends_of(model, site):
@@ -165,10 +168,12 @@ def propose(
                 yield layer_proposal(model, site, seen[site.id], width_inits, generator)
         if site.axis == "stream" and "stage" in kinds:
             for init in width_inits:
-                yield from stage_proposals(model, known, site, seen[site.id], init, generator)
+                share = STREAM_SHARE if unit_of[site.id] == site.id else HIDDEN_SHARE
+                yield from stage_proposals(model, known, site, seen[site.id], share, init, generator)
     if "link" in kinds:
-        for source, target in link_places(model, known):
-            yield alike(AddLink(source, target))
+        places = {site.id for site in grown}
+        links = (AddLink(source, target) for source, target in link_places(model, known))
+        yield from (alike(link) for link in links if link.site in places)
 
 
 def alike(edit: Growth, macs: float = 0.0) -> Proposal:
@@ -242,15 +247,15 @@ def module_proposals(
 
 
 def stage_proposals(
-    model: nn.Module, known: list[Site], site: Site, seen: Seen, init: str, generator: torch.Generator
+    model: nn.Module, known: list[Site], site: Site, seen: Seen, share: float, init: str, generator: torch.Generator
 ) -> Iterator[Proposal]:
-    """Yield the proposal of more channels in a residual stream, if its producers agree on an order of channels."""
+    """Yield the proposal of a ``share`` more channels in a stream, if its producers agree on an order of channels."""
     edit = WidenStage(site.id, 1, init)
     try:
         _, stream = stream_at(edit, model, known)
     except GhostkitError:
         return
-    count = max(1, round(stream.maps * STREAM_SHARE))
+    count = max(1, round(stream.maps * share))
     edit = replace(edit, channels=count * stream.ratio)
     tensors, spent = {}, 0.0
     for path in site.producers:

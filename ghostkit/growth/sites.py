@@ -159,17 +159,21 @@ def units(known: list[Site]) -> dict[str, str]:
 
     A unit is a stream with the hidden maps of all blocks that write into it. Such maps help as far as both ends have
     them, so a block whose stream alone grew would be a bottleneck. A site that leads into no single stream is a unit
-    of its own.
+    of its own. Without ghost modules, streams are what several layers add up to, and hidden maps what one writes.
     """
-    writers = {path: site for site in known if site.axis != "depth" for path in site.producers}
+    channels = {site.id: site for site in known if site.axis != "depth"}
+    writers = {path: site for site in channels.values() for path in site.producers}
+    ghosts = any(site.axis == "width" for site in known)
+    hidden = {name for name, site in channels.items() if site.axis == "width" or not (ghosts or site.producers[1:])}
 
     def end_of(site: Site) -> str:
         following = {writers[path].id if path in writers else None for path in site.consumers}
-        if site.axis == "stream" or len(following) != 1 or None in following:
+        if site.id not in hidden or len(following) != 1 or None in following:
             return site.id
         return end_of(writers[site.consumers[0]])
 
-    return {site.id: end_of(site) for site in known if site.axis != "depth"}
+    ends = {name: end_of(site) for name, site in channels.items()}
+    return {name: name if end in hidden else end for name, end in ends.items()}
 
 
 def check_accepts(host: nn.Module, example: torch.Tensor) -> None:

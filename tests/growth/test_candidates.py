@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 
 import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision
 from torch import Tensor, nn
 
 from ghostkit import costs
@@ -265,6 +267,8 @@ def test_milliseconds_are_measured_once_per_kind_of_layer(host: Callable) -> Non
         ({"how": ("svd", "magic"), "kinds": ("block",)}, ["how='magic'"]),
         ({"kinds": ("branches",)}, ["kinds='branches'", "branch, intrinsic, stage, block, layer, link"]),
         ({"kernel_sizes": (3, 4)}, ["kernel_sizes=(3, 4)", "odd"]),
+        ({"at": "stem.*"}, ["at='stem.*'", "its sites are blocks.0.0.ghost1"]),
+        ({"at": ("stem.*", "no")}, ["at=('stem.*', 'no')"]),
     ],
 )
 def test_an_unknown_choice_is_refused_and_quoted(host: Callable, options: dict, words: list[str]) -> None:
@@ -273,6 +277,33 @@ def test_an_unknown_choice_is_refused_and_quoted(host: Callable, options: dict, 
         score(model, images, targets, **options)
     for word in words:
         assert word in str(refusal.value)
+
+
+def test_only_sites_that_match_a_pattern_are_considered_and_scored_as_among_all(host: Callable) -> None:
+    model, images, targets = host("seedling")
+    every = score(model, images, targets)
+    for at in ("blocks.1*", ("blocks.0.0.ghost1", "blocks.1")):
+        patterns = (at,) if isinstance(at, str) else at
+        here = score(model, images, targets, at=at)
+        expected = every[[any(fnmatchcase(site, pattern) for pattern in patterns) for site in every["site"]]]
+        assert 0 < len(here) < len(every)
+        assert set(here["kind"]) >= {"branch", "intrinsic", "block"}
+        assert sorted(map(str, here["edit"])) == sorted(map(str, expected["edit"]))
+        assert here.attrs["macs"] < every.attrs["macs"]
+        alone = score(model, images, targets, at=at, kinds=("branch",)).set_index("site")["gain"]
+        among = every[every["kind"] == "branch"].set_index("site")["gain"]
+        for site in set(alone.index):
+            assert sorted(alone[[site]]) == pytest.approx(sorted(among[[site]]), rel=1e-3)
+
+
+def test_hidden_maps_of_ordinary_blocks_are_doubled_and_streams_widened_by_a_quarter() -> None:
+    model = torchvision.models.resnet18(num_classes=3)
+    model.conv1 = nn.Conv2d(3, 64, 3, 2, 1, bias=False)
+    frame = score(model, torch.randn(4, 3, 32, 32), torch.arange(4) % 3, kinds=("stage",))
+    added = {edit.site: edit.channels for edit in frame["edit"]}
+    assert added["layer2.0.conv1"] == 128
+    assert added["layer2.0.conv2"] == 32
+    assert set(frame["unit"]) == {"conv1", "layer2.0.conv2", "layer3.0.conv2", "layer4.0.conv2"}
 
 
 def test_a_network_without_a_site_is_refused() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision
 from torch import Tensor, nn
 
 from ghostkit.errors import GhostkitError
@@ -138,6 +139,24 @@ def test_a_unit_is_a_stream_with_the_hidden_maps_of_all_blocks_that_write_into_i
 
 def test_a_site_that_leads_into_no_single_stream_is_a_unit_of_its_own() -> None:
     assert units(sites(Own())) == {"read": "read", "sized": "sized", "flat": "flat"}
+
+
+def test_the_hidden_maps_of_ordinary_blocks_belong_to_the_stream_that_they_end_in() -> None:
+    of = units(sites(torchvision.models.resnet50(num_classes=3)))
+    streams = {unit: [name for name in of if of[name] == unit and name != unit] for unit in set(of.values())}
+    two_a_block = {"layer1.0.conv3": 3, "layer2.0.conv3": 4, "layer3.0.conv3": 6, "layer4.0.conv3": 3}
+    assert {unit: len(hidden) for unit, hidden in streams.items()} == {
+        "conv1": 0,
+        **{unit: 2 * blocks for unit, blocks in two_a_block.items()},
+    }
+    for unit, hidden in streams.items():
+        assert all(name.startswith(unit.split(".")[0]) for name in hidden)
+
+
+def test_a_network_without_additions_has_no_hidden_maps() -> None:
+    of = units(sites(torchvision.models.vgg11_bn(num_classes=3)))
+    assert len(of) > 7
+    assert all(name == unit for name, unit in of.items())
 
 
 @pytest.mark.parametrize("name", ["ghostnet_100", "ghostnetv2_100", "seedling"])
