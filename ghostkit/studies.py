@@ -48,6 +48,7 @@ def read_study(place: str | Path | None = None) -> pd.DataFrame:
         over = table[table["status"] == "done"]
         named = {name: name[2:] for name in over.columns if name.startswith(("p.", "m."))}
         table = over[list(named)].rename(columns=named)
+        table = table.loc[:, ~table.columns.duplicated()]  # a row may repeat a parameter, which comes first
     missing = [name for name in (*KEYS, "validation") if name not in table]
     if missing:
         raise GhostkitError(f"{str(path)!r} is no table of a study: it has no column {', '.join(missing)}")
