@@ -117,6 +117,14 @@ def test_the_declared_points_are_reached_missed_or_not_measured_yet():
     assert points.loc["5 seconds of an event", "measured"] == "0.20 of the fastest"
 
 
+def test_a_difference_between_arms_of_other_seeds_says_that_it_is_not_paired():
+    table = best_rates(study())
+    table.loc[table["arm"] == "random", "seed"] += 100
+    points = declared_points(table).set_index("point")["measured"]
+    assert points["4 above random, F"].endswith(" to random, 5 seeds, not paired")
+    assert points["4 above gromo TINY, F"].endswith("5 seeds")
+
+
 def test_half_the_compute_is_enough_where_it_is():
     assert verdicts(study(ghostkit=0.906))["3 compute to target"] == "reached"
 
