@@ -180,8 +180,8 @@ def _worded(apart: dict[str, Any] | None, other: str | None) -> str:
         return ""
     interval = "" if pd.isna(apart["low"]) else f" [{100 * apart['low']:+.2f}, {100 * apart['high']:+.2f}]"
     seeds = "1 seed" if apart["n"] == 1 else f"{apart['n']} seeds"
-    alone = ", not paired" if apart["method"] == "Welch's t" else ""
-    return f"{100 * apart['difference']:+.2f} points{interval} to {other}, {seeds}{alone}"
+    pairing = ", not paired" if apart["method"] == "Welch's t" else ""
+    return f"{100 * apart['difference']:+.2f} points{interval} to {other}, {seeds}{pairing}"
 
 
 def _against_static(table: pd.DataFrame, metric: str) -> Iterator[dict[str, str]]:

@@ -36,10 +36,9 @@ def event_times(data: ImageData, method: str | None, images: int, repeats: int) 
         repeats: events.
     """
     torch.manual_seed(0)
-    model: Any = PlainResNet()
+    model: Any = PlainResNet() if method is None else gromo_twin(PlainResNet())
     probe = data.train.images(torch.arange(images)), data.train.labels[:images]
     stream = batches(data.train, 64, seed=0, epoch=0)
-    model = model if method is None else gromo_twin(model)
     optimizer = sgd(model, 0.05)
     grow: Grower
     if method is None:

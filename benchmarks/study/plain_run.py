@@ -142,13 +142,14 @@ def gromos(model: Any, probe: tuple[Tensor, Tensor], budget: float, method: str,
         share: of the room between seedling and budget that an event may spend.
     """
     images, targets = probe
-    allowance = share * (budget - macs(model, images[:1]))
+    parts = list(zip(images.split(LARGEST), targets.split(LARGEST), strict=True))
+    allowance = share * (budget - macs(model, images))
 
     def event(left: float) -> None:
         model.set_growing_layers("all")
         fitting = [int(left // cost_of_one(model, block, images)) for block in model._growing_layers]
         model.init_computation()
-        for some, theirs in zip(images.split(LARGEST), targets.split(LARGEST), strict=True):
+        for some, theirs in parts:
             model.zero_grad()
             F.cross_entropy(model(some), theirs, reduction="sum").backward()
             model.update_computation()
@@ -164,7 +165,7 @@ def gromos(model: Any, probe: tuple[Tensor, Tensor], budget: float, method: str,
             chosen.delete_update()
             model.currently_updated_layer_index = None
             return
-        best = searched(model, chosen, images, targets) if method == "TINY" else 1.0
+        best = searched(model, chosen, parts) if method == "TINY" else 1.0
         chosen.scaling_factor = best or SCALES[1]  # nothing gained still grows, as ours does
         model.apply_change()
 
@@ -178,15 +179,14 @@ def gromos(model: Any, probe: tuple[Tensor, Tensor], budget: float, method: str,
     return grow
 
 
-def searched(model: Any, chosen: Any, images: Tensor, targets: Tensor) -> float:
+def searched(model: Any, chosen: Any, parts: list[tuple[Tensor, Tensor]]) -> float:
     """Return the scale of the new neurons at which the loss is lowest."""
     losses = {}
     with torch.no_grad():
         for scale in SCALES:
             chosen.scaling_factor = scale
             losses[scale] = sum(
-                float(F.cross_entropy(model.extended_forward(some), theirs, reduction="sum"))
-                for some, theirs in zip(images.split(LARGEST), targets.split(LARGEST), strict=True)
+                float(F.cross_entropy(model.extended_forward(some), theirs, reduction="sum")) for some, theirs in parts
             )
     return min(losses, key=lambda scale: losses[scale])
 

@@ -172,8 +172,10 @@ def propose(
                 yield from stage_proposals(model, known, site, seen[site.id], share, init, generator)
     if "link" in kinds:
         places = {site.id for site in grown}
-        links = (AddLink(source, target) for source, target in link_places(model, known))
-        yield from (alike(link) for link in links if link.site in places)
+        for source, target in link_places(model, known):
+            link = AddLink(source, target)
+            if link.site in places:
+                yield alike(link)
 
 
 def alike(edit: Growth, macs: float = 0.0) -> Proposal:

@@ -164,7 +164,9 @@ def units(known: list[Site]) -> dict[str, str]:
     channels = {site.id: site for site in known if site.axis != "depth"}
     writers = {path: site for site in channels.values() for path in site.producers}
     ghosts = any(site.axis == "width" for site in known)
-    hidden = {name for name, site in channels.items() if site.axis == "width" or not (ghosts or site.producers[1:])}
+    hidden = {
+        name for name, site in channels.items() if site.axis == "width" or (not ghosts and len(site.producers) == 1)
+    }
 
     def end_of(site: Site) -> str:
         following = {writers[path].id if path in writers else None for path in site.consumers}
