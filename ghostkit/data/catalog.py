@@ -11,11 +11,11 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from ghostkit.data import readers
+from ghostkit.data import fetching, readers
+from ghostkit.data.cifar import CIFAR_10, CIFAR_100, CifarLayout
 from ghostkit.data.folders import reason
 from ghostkit.data.idx import find_idx
 from ghostkit.data.own import FOLDER, OWN, form_of
@@ -26,8 +26,7 @@ __all__ = ["FOLDER", "SOURCES", "Source", "default_root", "find_home", "require_
 
 IDX_FILES = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
 DEBIAN_FASHION = "/usr/share/datasets/fashion-mnist"  # of Debian's package dataset-fashion-mnist
-IMAGENET_ARCHIVES = ("ILSVRC2012_devkit_t12.tar.gz", "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")
-NO_OPTIONS: tuple[dict[str, Any], ...] = ({},)
+CIFAR_PAGE = "https://www.cs.toronto.edu/~kriz"
 
 
 @dataclass(frozen=True)
@@ -39,8 +38,8 @@ class Source:
         read: for each task that it offers, what turns the folder that holds the files into images and labels.
         homes: folders that are searched, in this order, each below the root or absolute; none for embedded data.
         files: files or folders that a home must hold; idx files may be gzipped.
-        torchvision: name of torchvision's class that downloads it; "" if it cannot be downloaded.
-        calls: the options of each call of that class that is needed to get everything.
+        fetch: gets the files into the data root; None if they cannot be downloaded.
+        pickled: a folder of the same images below the root, in pickles, which are not opened; "" if there is none.
         get: another way to get it, for people; ROOT stands for the data root.
         items: the data set that it is composed of, if that is found; or else it is composed of embedded data.
     """
@@ -49,8 +48,8 @@ class Source:
     read: Mapping[Task, readers.Reader]
     homes: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
-    torchvision: str = ""
-    calls: tuple[dict[str, Any], ...] = NO_OPTIONS
+    fetch: fetching.Fetch | None = None
+    pickled: str = ""
     get: str = ""
     items: str = ""
 
@@ -58,8 +57,20 @@ class Source:
 def _idx(class_name: str, *more_homes: str, get: str = "") -> Source:
     """Return MNIST or one of the data sets made in its image: same sizes, same files, same layout."""
     homes = (f"{class_name}/raw", *more_homes)
-    read = readers.read_idx_files(class_name)
-    return Source("60,000 + 10,000, 28x28 grey", {"classification": read}, homes, IDX_FILES, class_name, get=get)
+    read, fetch = readers.read_idx_files(class_name), fetching.idx_files(class_name)
+    return Source("60,000 + 10,000, 28x28 grey", {"classification": read}, homes, IDX_FILES, fetch, get=get)
+
+
+def _cifar(layout: CifarLayout, home: str, archive: str, md5: str, pickled: str) -> Source:
+    """Return CIFAR-10 or CIFAR-100, of which the binary archive is read."""
+    return Source(
+        images="50,000 + 10,000, 32x32 colour",
+        read={"classification": readers.read_cifar_files(layout)},
+        homes=(home,),
+        files=layout.files,
+        fetch=fetching.archive(f"{CIFAR_PAGE}/{archive}", md5),
+        pickled=pickled,
+    )
 
 
 def _scenes(colours: str, *, tinted: bool) -> Source:
@@ -77,49 +88,47 @@ SOURCES: dict[str, Source] = {
     "fashion-mnist": _idx("FashionMNIST", DEBIAN_FASHION, get="`apt-get install dataset-fashion-mnist`"),
     "mnist": _idx("MNIST"),
     "kmnist": _idx("KMNIST"),
-    "cifar-10": Source(
-        images="50,000 + 10,000, 32x32 colour",
-        read={"classification": readers.read_cifar("CIFAR10")},
-        homes=("cifar-10-batches-py",),
-        files=(*(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "batches.meta"),
-        torchvision="CIFAR10",
+    "cifar-10": _cifar(
+        CIFAR_10,
+        "cifar-10-batches-bin",
+        "cifar-10-binary.tar.gz",
+        "c32a1d4ab5d03f1284b67883e8d87530",
+        pickled="cifar-10-batches-py",
     ),
-    "cifar-100": Source(
-        images="50,000 + 10,000, 32x32 colour",
-        read={"classification": readers.read_cifar("CIFAR100")},
-        homes=("cifar-100-python",),
-        files=("train", "test", "meta"),
-        torchvision="CIFAR100",
+    "cifar-100": _cifar(
+        CIFAR_100,
+        "cifar-100-binary",
+        "cifar-100-binary.tar.gz",
+        "03b5dce01913d631647c71ecec9e9cb8",
+        pickled="cifar-100-python",
     ),
     "svhn": Source(
         images="73,257 + 26,032, 32x32 colour",
         read={"classification": readers.read_svhn},
         homes=(".",),
         files=("train_32x32.mat", "test_32x32.mat"),
-        torchvision="SVHN",
-        calls=({"split": "train"}, {"split": "test"}),
+        fetch=fetching.by_torchvision("SVHN", {"split": "train"}, {"split": "test"}),
     ),
     "eurosat": Source(
         images="27,000, a fifth held out, 64x64 colour",
         read={"classification": readers.read_eurosat},
         homes=("eurosat/2750",),
-        torchvision="EuroSAT",
+        fetch=fetching.by_torchvision("EuroSAT"),
     ),
     "imagenette": Source(
         images="9,469 + 3,925, photographs in colour",
         read={"classification": readers.read_imagenette},
         homes=tuple(readers.IMAGENETTE),
         files=("train", "val"),
-        torchvision="Imagenette",
-        calls=({"size": "320px"},),
+        fetch=fetching.by_torchvision("Imagenette", {"size": "320px"}),
     ),
     "imagenet": Source(
         images="1,281,167 + 50,000, photographs in colour",
         read={"classification": readers.read_imagenet},
         homes=("imagenet",),
         files=("train", "val"),
-        get=f"register at https://image-net.org, put {', '.join(IMAGENET_ARCHIVES)} into ROOT/imagenet, and run "
-        "`ghostkit data imagenet --download`, which unpacks them",
+        get=f"register at https://image-net.org, put {', '.join(fetching.IMAGENET_ARCHIVES)} into ROOT/imagenet, "
+        "and run `ghostkit data imagenet --download`, which unpacks them",
     ),
     "scenes": _scenes("grey", tinted=False),
     "scenes-colour": _scenes("tinted", tinted=True),
@@ -128,8 +137,7 @@ SOURCES: dict[str, Source] = {
         read={"detection": readers.read_voc_2012_boxes, "segmentation": readers.read_voc_2012_masks},
         homes=("VOCdevkit/VOC2012",),
         files=("JPEGImages", "Annotations", "SegmentationClass", "ImageSets"),
-        torchvision="VOCDetection",
-        calls=({"year": "2012", "image_set": "train"},),
+        fetch=fetching.by_torchvision("VOCDetection", {"year": "2012", "image_set": "train"}),
     ),
     "coco": Source(
         images="118,287 + 5,000, photographs in colour",
@@ -144,8 +152,7 @@ SOURCES: dict[str, Source] = {
         read={"classification": readers.read_pet_breeds, "segmentation": readers.read_pet_masks},
         homes=("oxford-iiit-pet",),
         files=("images", "annotations/trainval.txt", "annotations/test.txt", "annotations/trimaps"),
-        torchvision="OxfordIIITPet",
-        calls=({"split": "trainval", "target_types": "segmentation"},),
+        fetch=fetching.by_torchvision("OxfordIIITPet", {"split": "trainval", "target_types": "segmentation"}),
     ),
 }
 
@@ -239,8 +246,9 @@ def find_home(name: str, root: str | Path | None, download: bool) -> Path:
         wanted = ", ".join(source.files) or "a folder per class"
         gzipped = " (or .gz)" if source.files == IDX_FILES else ""
         places = " and in ".join(repr(str(base / place)) for place in source.homes)
+        pickles = f" ({source.pickled} has them in pickles, which are never opened)" if source.pickled else ""
         raise GhostkitError(
-            f"{name!r} is not here: looked for {wanted}{gzipped} in {places}; to get it: {_ways(name, root)}"
+            f"{name!r} is not here: looked for {wanted}{gzipped} in {places}{pickles}; to get it: {_ways(name, root)}"
         )
     return home
 
@@ -257,18 +265,16 @@ def _found(source: Source, base: Path) -> Path | None:
 
 
 def _get(name: str, root: str | Path | None) -> None:
-    """Let torchvision download a data set, or unpack ImageNet's archives, which only their owner may hand out."""
-    source, place = SOURCES[name], _base(root)
-    class_name, calls, options = source.torchvision, source.calls, {"download": True}
-    if not class_name:
-        place /= source.homes[0]
-        if name != "imagenet" or not all((place / archive).is_file() for archive in IMAGENET_ARCHIVES):
-            raise GhostkitError(f"{name!r} cannot be downloaded; to get it: {_ways(name, root)}")
-        class_name, calls, options = "ImageNet", ({"split": "train"}, {"split": "val"}), {}
+    """Download a data set, or unpack ImageNet's archives, which only their owner may hand out."""
+    fetch, place = SOURCES[name].fetch, _base(root)
+    if name == "imagenet":
+        place /= SOURCES[name].homes[0]
+        fetch = fetching.unpack_imagenet if all((place / x).is_file() for x in fetching.IMAGENET_ARCHIVES) else None
+    if fetch is None:
+        raise GhostkitError(f"{name!r} cannot be downloaded; to get it: {_ways(name, root)}")
     try:
         place.mkdir(parents=True, exist_ok=True)
-        for call in calls:
-            readers.torchvision_class(class_name)(place, **call, **options)
+        fetch(place)
     except Exception as error:  # no network, no space, a wrong checksum, a damaged archive: each raises another type
         raise GhostkitError(f"getting {name!r} into {str(place)!r} failed: {reason(error)}") from None
 
@@ -276,7 +282,7 @@ def _get(name: str, root: str | Path | None) -> None:
 def _ways(name: str, root: str | Path | None) -> str:
     """Return, for people, how to get a named data set."""
     source = SOURCES[name]
-    ways = [f"`ghostkit data {name} --download`"] if source.torchvision else []
+    ways = [f"`ghostkit data {name} --download`"] if source.fetch else []
     text = " or ".join([*ways, *([source.get] if source.get else [])]).replace("ROOT", str(_base(root)))
     return text if root is None else text.replace("--download", f"--download --root {root}")
 

@@ -1,9 +1,9 @@
 """How each named data set is read from the folder that holds its files.
 
 torchvision knows the archives, their checksums and their layout; this room turns what it gives into bytes (N, C, H, W)
-and labels. The idx files of MNIST and its relatives are read by our own, stricter reader, and so are boxes and masks,
-which lie in the same layouts as a user's own. torchvision is imported only when it is needed: it takes longer to import
-than ``digits`` takes to load.
+and labels. The idx files of MNIST and its relatives and the binary files of CIFAR are read by our own, stricter
+readers, and so are boxes and masks, which lie in the same layouts as a user's own. torchvision is imported only when it
+is needed: it takes longer to import than ``digits`` takes to load.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ import numpy as np
 import torch
 
 from ghostkit.data import scenes
+from ghostkit.data.cifar import CifarLayout, read_cifar
 from ghostkit.data.coco import read_coco
+from ghostkit.data.fetching import torchvision_class
 from ghostkit.data.folders import ImageFiles, Read, read_classes, reason
 from ghostkit.data.idx import find_idx, read_labelled_idx
 from ghostkit.data.masks import mask_read
@@ -27,7 +29,7 @@ from ghostkit.errors import GhostkitError
 __all__ = [
     "Reader",
     "Wanted",
-    "read_cifar",
+    "read_cifar_files",
     "read_coco_2017",
     "read_digits",
     "read_eurosat",
@@ -41,7 +43,6 @@ __all__ = [
     "read_voc_2012_boxes",
     "read_voc_2012_masks",
     "scene_items",
-    "torchvision_class",
 ]
 
 
@@ -92,17 +93,9 @@ def read_idx_files(class_name: str) -> Reader:
     return read
 
 
-def read_cifar(class_name: str) -> Reader:
+def read_cifar_files(layout: CifarLayout) -> Reader:
     """Return the reader of CIFAR-10 or CIFAR-100."""
-
-    def read(home: Path, _wanted: Wanted) -> Read:
-        # The archives are pickles; torchvision opens them only after their checksum has been found right.
-        train, test = (_made(class_name, home.parent, train=train) for train in (True, False))
-        return Read(
-            tuple(train.classes), *(_from_arrays(x.data.transpose(0, 3, 1, 2), x.targets) for x in (train, test))
-        )
-
-    return read
+    return lambda home, _wanted: read_cifar(home, layout)
 
 
 def read_svhn(home: Path, _wanted: Wanted) -> Read:
@@ -232,13 +225,6 @@ def _pets(home: Path, file: str) -> list[tuple[str, int]]:
 def _from_arrays(pixels: Any, labels: Any) -> Labelled:
     """Return bytes (N, C, H, W) and labels (N,) that torchvision gives as arrays or lists."""
     return Labelled(torch.from_numpy(np.ascontiguousarray(pixels)), torch.as_tensor(labels, dtype=torch.int64))
-
-
-def torchvision_class(name: str) -> Any:
-    """Return the class of torchvision's data sets that is called ``name``."""
-    import torchvision.datasets
-
-    return getattr(torchvision.datasets, name)
 
 
 def _made(class_name: str, root: Path, **options: Any) -> Any:
