@@ -38,6 +38,7 @@ from ghostkit.growth.policy import Budget, Policy
 from ghostkit.growth.proposals import Proposal, observe, propose
 from ghostkit.growth.scoring import score_attached
 from ghostkit.growth.sites import sites
+from ghostkit.growth.sizing import sizes_of
 
 # host, arguments of build, (batch, channels, side) of the images
 HOSTS: list[tuple[str, dict[str, int], tuple[int, int, int]]] = [
@@ -153,7 +154,8 @@ def event(host: Trained, count: int, plan: dict[str, Any], latency: LatencyTable
     generator = torch.Generator().manual_seed(0)
     # Proposals are made lazily: each is timed for itself, and only those that are kept count.
     timed: list[tuple[Proposal, float]] = []
-    proposals = propose(original, known, known, seen, generator=generator, **plan)
+    sizes = sizes_of(original, known, known, plan["kinds"])
+    proposals = propose(original, known, known, sizes, seen, generator=generator, **plan)
     start = time.perf_counter()
     for proposal in proposals:
         timed.append((proposal, 1e3 * (time.perf_counter() - start)))
@@ -373,7 +375,9 @@ def our_event(host: Trained, grown: Trained, watch: Stopwatch, latency: LatencyT
         original, generator = scratch_copy(host.model), torch.Generator().manual_seed(0)
         known = [place for place in sites(original) if place.id == site]
         seen = observe(original, known, images, targets, loss)
-        edits = [p.attached for p in propose(original, known, known, seen, ("stage",), (), ("svd",), generator)]
+        sizes = sizes_of(original, known, known, ("stage",))
+        found_here = propose(original, known, known, sizes, seen, ("stage",), (), ("svd",), generator)
+        edits = [proposal.attached for proposal in found_here]
         found, _ = score_attached(original, known, edits, images, targets, loss, "fisher", generator)
         Ledger(original, images[:1], latency).added(take_down(edits[0], original, known, generator))
         return edits[max(found, key=lambda number: found[number].gain)]

@@ -98,6 +98,8 @@ class Engine:
             latency=self.latency,
             generator=self.generator,
             extras=self.policy.extras,
+            room=self.budget.room(self.costs()),
+            together=self.policy.together,
             **self.settings,
         )
         self.spent += frame.attrs["macs"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -21,6 +21,7 @@ from ghostkit.growth.precision import in_full
 from ghostkit.growth.proposals import Loss, Seen, observe, propose, searched, unseen
 from ghostkit.growth.scoring import SCORES, score_attached
 from ghostkit.growth.sites import Site, sites, units
+from ghostkit.growth.sizing import sizes_of, sizes_within
 
 __all__ = ["candidates"]
 
@@ -43,6 +44,8 @@ def candidates(
     how: str | Sequence[str] = "svd",
     score: str = "fisher",
     extras: Collection[str] = (),
+    room: Mapping[str, float] | None = None,
+    together: bool = True,
     latency: LatencyTable | None = None,
     generator: torch.Generator | None = None,
 ) -> pd.DataFrame:
@@ -65,6 +68,9 @@ def candidates(
             the candidates come in random order.
         extras: further columns: ``"saturation"``, the share of its site's channels that is used (NORTH), and
             ``"gain_ratio"``, the gain per new number over the mean gain per number there is.
+        room: what may be added, by unit (``"macs"``, ``"params"``, ``"milliseconds"``): channels are offered in no
+            larger number than fits; None for no limit.
+        together: whether the channels of a unit have to fit in together.
         latency: milliseconds of layers by kind; measured here when None.
         generator: where random weights draw from.
 
@@ -91,7 +97,10 @@ def candidates(
     ledger = Ledger(original, images[:1], latency or LatencyTable(batch=1))
     blind = score == UNSCORED and not extras and not any(map(searched, inits))
     seen = unseen(known) if blind else observe(original, known, images, targets, loss)
-    proposals = list(propose(original, known, grown, seen, kinds, kernel_sizes, inits, generator))
+    sizes = sizes_of(original, known, grown, kinds)
+    if room:
+        sizes = sizes_within(room, sizes, original, known, ledger, together=together)
+    proposals = list(propose(original, known, grown, sizes, seen, kinds, kernel_sizes, inits, generator))
     attached = [] if score == UNSCORED else [proposal.attached for proposal in proposals]
     found, forwards = score_attached(original, known, attached, images, targets, loss, score, generator)
     rows, unit_of = [], units(known)

@@ -6,14 +6,14 @@ layers that would read what is new. From these follow the weights of each propos
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from ghostkit.errors import GhostkitError, ProbeError
+from ghostkit.errors import ProbeError
 from ghostkit.growth.blocks import hidden_channels, is_residual
 from ghostkit.growth.depth import link_places
 from ghostkit.growth.edits import (
@@ -31,8 +31,9 @@ from ghostkit.growth.fitting import reading_path
 from ghostkit.growth.gain import Probe
 from ghostkit.growth.kernels import best_branch, best_intrinsic, best_layer, search_macs
 from ghostkit.growth.layers import default_rows, reader
-from ghostkit.growth.sites import Site, units
-from ghostkit.growth.width import ALPHA, stream_at
+from ghostkit.growth.sites import Site
+from ghostkit.growth.sizing import Size
+from ghostkit.growth.width import ALPHA
 from ghostkit.nn.ghost import GhostModule
 
 __all__ = ["Proposal", "Seen", "backward", "observe", "propose"]
@@ -40,8 +41,6 @@ __all__ = ["Proposal", "Seen", "backward", "observe", "propose"]
 Loss = Callable[[nn.Module, Any, Any], Tensor]
 
 NOISE = 0.5  # a split is scored as a copy with this share of noise: an exact copy has nothing to bring of its own
-# New maps as a share of those there. Blocks are born with thin middles, so hidden maps have some way to go.
-HIDDEN_SHARE, STREAM_SHARE = 1.0, 0.25
 
 
 @dataclass(frozen=True)
@@ -135,6 +134,7 @@ def propose(
     model: nn.Module,
     known: list[Site],
     grown: list[Site],
+    sizes: Mapping[str, Size],
     seen: dict[str, Seen],
     kinds: Sequence[str],
     kernel_sizes: Sequence[int],
@@ -147,6 +147,7 @@ def propose(
         model: the host.
         known: its sites.
         grown: those of them that may grow.
+        sizes: by how many channels, as :func:`ghostkit.growth.sizing.sizes_of` returns them.
         seen: what :func:`observe` returned.
         kinds: kinds of edit.
         kernel_sizes: sides of a new branch's kernels.
@@ -155,7 +156,6 @@ def propose(
     """
     width_inits = [init for init in inits if init in WIDTH_INITS] or ["svd"]
     block_inits = ["clone"] * ("clone" in inits) + ["random"] * (set(inits) != {"clone"})
-    unit_of = units(known)
     for site in grown:
         if site.axis == "depth" and "block" in kinds:
             for init in block_inits:
@@ -163,13 +163,15 @@ def propose(
                     yield block_proposal(model, known, site, after, init, generator)
         if site.axis == "width":
             for init in width_inits:
-                yield from module_proposals(model, known, site, seen[site.id], kinds, kernel_sizes, init, generator)
+                yield from branch_proposals(model, site, seen[site.id], kinds, kernel_sizes, init, generator)
+                if site.id in sizes:
+                    yield channel_proposal(model, known, sizes[site.id].edit, [site.id], seen[site.id], init, generator)
             if "layer" in kinds and cast(GhostModule, model.get_submodule(site.id)).ghosts:
                 yield layer_proposal(model, site, seen[site.id], width_inits, generator)
-        if site.axis == "stream" and "stage" in kinds:
+        if site.axis == "stream" and site.id in sizes:
             for init in width_inits:
-                share = STREAM_SHARE if unit_of[site.id] == site.id else HIDDEN_SHARE
-                yield from stage_proposals(model, known, site, seen[site.id], share, init, generator)
+                edit = sizes[site.id].edit
+                yield channel_proposal(model, known, edit, site.producers, seen[site.id], init, generator)
     if "link" in kinds:
         places = {site.id for site in grown}
         for source, target in link_places(model, known):
@@ -215,9 +217,8 @@ def layer_proposal(
     return alike(DeepenBranches(site.id, 3, init, {"rows": rows}), spent)
 
 
-def module_proposals(
+def branch_proposals(
     model: nn.Module,
-    known: list[Site],
     site: Site,
     seen: Seen,
     kinds: Sequence[str],
@@ -225,7 +226,7 @@ def module_proposals(
     init: str,
     generator: torch.Generator,
 ) -> Iterator[Proposal]:
-    """Yield the proposals of more branches and of more intrinsic maps in one ghost module."""
+    """Yield the proposals of one more branch in a ghost module, one for each side of a kernel."""
     module = cast(GhostModule, model.get_submodule(site.id))
     for side in kernel_sizes if "branch" in kinds else ():
         if init == "split" and side not in module.branches():
@@ -241,30 +242,36 @@ def module_proposals(
         else:
             rows = default_rows(torch.empty(1, 1, side, side), module.intrinsic_channels, generator)
         yield proposed(AddBranch(site.id, side, init), {"rows": rows}, spent)
-    if "intrinsic" in kinds:
-        count = max(1, round(module.intrinsic_channels * HIDDEN_SHARE))
-        edit = AddIntrinsic(site.id, count, init)
-        rows, spent = found_rows(edit, model, known, site.id, seen, generator)
-        yield proposed(edit, {"rows": rows}, spent)
 
 
-def stage_proposals(
-    model: nn.Module, known: list[Site], site: Site, seen: Seen, share: float, init: str, generator: torch.Generator
-) -> Iterator[Proposal]:
-    """Yield the proposal of a ``share`` more channels in a stream, if its producers agree on an order of channels."""
-    edit = WidenStage(site.id, 1, init)
-    try:
-        _, stream = stream_at(edit, model, known)
-    except GhostkitError:
-        return
-    count = max(1, round(stream.maps * share))
-    edit = replace(edit, channels=count * stream.ratio)
+def channel_proposal(
+    model: nn.Module,
+    known: list[Site],
+    edit: AddIntrinsic | WidenStage,
+    producers: Sequence[str],
+    seen: Seen,
+    init: str,
+    generator: torch.Generator,
+) -> Proposal:
+    """Return the proposal of more intrinsic maps in a ghost module, or of more channels in a stream.
+
+    Args:
+        model: the host.
+        known: its sites.
+        edit: says where and how many.
+        producers: paths of the layers that get filters.
+        seen: what was seen at the edit's site.
+        init: how the filters start.
+        generator: where random filters draw from.
+    """
+    edit = replace(edit, init=init)
     tensors, spent = {}, 0.0
-    for path in site.producers:
+    for path in producers:
         if isinstance(reader(model.get_submodule(path)), nn.Conv2d):  # a layer of the user's own starts by its rule
-            tensors[path], macs = found_rows(edit, model, known, path, seen, generator)
+            name = "rows" if isinstance(edit, AddIntrinsic) else path
+            tensors[name], macs = found_rows(edit, model, known, path, seen, generator)
             spent += macs
-    yield proposed(edit, tensors, spent)
+    return proposed(edit, tensors, spent)
 
 
 def searched(init: str) -> bool:
