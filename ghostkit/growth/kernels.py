@@ -72,8 +72,15 @@ def dense_gradient(x: Tensor, delta: Tensor, kernel_size: Side, dilation: Side =
     if list(delta.shape[2:]) != reach:  # an unusual padding between: bring the gradient to the strided grid
         delta = F.interpolate(delta, size=reach, mode="nearest")
     shape = [delta.shape[1], x.shape[1], *kernel]
-    # Both in the plain layout: with maps in channels-last, PyTorch's own function writes beyond its memory.
-    return conv2d_weight(x.contiguous(), shape, delta.contiguous(), stride=stride, padding=padding, dilation=spread)
+    return conv2d_weight(in_rows(x), shape, in_rows(delta), stride=stride, padding=padding, dilation=spread)
+
+
+def in_rows(maps: Tensor) -> Tensor:
+    """Return maps in the plain layout: from channels-last ones PyTorch computes gradients beyond its memory.
+
+    Maps of one channel, or of one pixel, are contiguous in both layouts; their strides have to say which is meant.
+    """
+    return maps.contiguous().flatten().view(maps.shape)
 
 
 def both(side: Side) -> tuple[int, ...]:
@@ -146,9 +153,7 @@ def best_layer(ghosts: Tensor, delta: Tensor, kernel_size: int) -> Tensor:
         kernel_size: k, in pixels.
     """
     maps, shape = ghosts.shape[1], (ghosts.shape[1], 1, kernel_size, kernel_size)
-    gradient = conv2d_weight(
-        ghosts.contiguous(), shape, delta.contiguous(), padding=kernel_size // 2, groups=maps
-    ).double()
+    gradient = conv2d_weight(in_rows(ghosts), shape, in_rows(delta), padding=kernel_size // 2, groups=maps).double()
     moments = second_moments(unfolded(ghosts, kernel_size, kernel_size**2))
     return unit_kernels(best_directions(moments, gradient.view(maps, 1, -1), count=1), kernel_size)
 

@@ -41,6 +41,7 @@ MOBILENET_V3_SMALL = (
     *((40, 5, 120, 48, True, "HS", 1), (48, 5, 144, 48, True, "HS", 1), (48, 5, 288, 96, True, "HS", 2)),
     *((96, 5, 576, 96, True, "HS", 1), (96, 5, 576, 96, True, "HS", 1)),
 )
+VECTOR = 16  # numbers of 32 bits in the widest vector, of AVX-512
 CIFAR = {"block": "basic", "width": 16, "small_images": True}
 
 # name -> (class, the numbers of the variant)
@@ -105,7 +106,7 @@ def build(
     head_options: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> nn.Module:
-    """Return the network called ``name``, ready to train and to grow; its weights lie in memory as channels-last.
+    """Return the network called ``name``, ready to train and to grow, its weights channels-last where that is safe.
 
     Args:
         name: one of :func:`names`, such as ``"seedling"`` or ``"ghostnet_100"``.
@@ -157,7 +158,22 @@ def build(
             raise GhostkitError(f"build({name!r}, task={task!r}, head_options={head_options!r}): {error}") from None
         recipe |= {"task": task, "head": choices.pop("head"), "head_options": choices}
     object.__setattr__(model, "recipe", recipe)  # plain data, no part of the network
-    return model.to(memory_format=torch.channels_last)  # in which depthwise convolutions and BN are faster
+    return model.to(memory_format=layout_for(model))
+
+
+def layout_for(model: nn.Module) -> torch.memory_format:
+    """Return how the weights of a network should lie in memory: channels-last is faster for depthwise layers and BN.
+
+    Where a strided 1x1 convolution reads fewer channels than a vector of the processor holds, the plain layout: its
+    weight's gradient, as PyTorch 2.14 computes it by oneDNN in channels-last, is written beyond its memory.
+    """
+    strided = (
+        layer
+        for layer in model.modules()
+        if isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1) and max(layer.stride) > 1
+    )
+    safe = all(layer.in_channels >= VECTOR for layer in strided)
+    return torch.channels_last if safe else torch.contiguous_format
 
 
 def build_recipe(recipe: Mapping[str, Any]) -> nn.Module:

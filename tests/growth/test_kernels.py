@@ -14,6 +14,7 @@ from ghostkit.growth.kernels import (
     best_intrinsic,
     best_layer,
     dense_gradient,
+    in_rows,
     search_macs,
 )
 
@@ -161,6 +162,14 @@ def test_the_macs_of_a_search_are_those_of_its_gradient_and_of_its_second_moment
     assert search_macs(x, [delta], 9, grouped=False) == gradient + 4 * 36 * 27**2
     assert search_macs(x, [delta, delta], 9, grouped=True) == 2 * gradient + 4 * 36 * 9**2 * 3
     assert search_macs(x, [torch.zeros(4, 5)], 1, grouped=True) == 4 * 5 * 36 * 3 + 4 * 36 * 3
+
+
+@pytest.mark.parametrize("shape", [(4, 1, 8, 8), (4, 6, 1, 1), (4, 6, 8, 8)])
+def test_rows_are_said_to_be_rows_where_both_layouts_are_one(shape: tuple[int, ...]) -> None:
+    maps = torch.randn(shape)
+    laid = in_rows(maps.to(memory_format=torch.channels_last))
+    assert torch.equal(laid, maps)
+    assert laid.stride() == maps.stride()
 
 
 @pytest.mark.parametrize("side", [1, 3, 5])

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -102,3 +105,23 @@ def test_an_option_that_does_not_fit_is_refused_and_quoted(name, options, words)
     with pytest.raises(GhostkitError) as refusal:
         build(name, 10, **options)
     assert words in str(refusal.value)
+
+
+TRAINED = """
+import torch
+import ghostkit
+torch.set_num_threads(1)
+model = ghostkit.build("ghost_resnet20", 10, 1, width=2)
+images, targets = torch.randn(64, 1, 8, 8), torch.randint(10, (64,))
+for _ in range(40):
+    torch.nn.functional.cross_entropy(model(images), targets).backward()
+"""
+
+
+def test_a_thin_residual_network_is_laid_out_so_that_its_training_stays_within_its_memory():
+    """The weight gradient of a strided 1x1 convolution of few channels is not safe in channels-last."""
+    thin, usual = build("ghost_resnet20", width=2), build("ghost_resnet20")
+    assert all(parameter.is_contiguous() for parameter in thin.parameters())
+    assert usual.layer1[0].conv1.primary_conv[0].weight.is_contiguous(memory_format=torch.channels_last)
+    checked = {**os.environ, "MALLOC_CHECK_": "3"}
+    assert subprocess.run([sys.executable, "-c", TRAINED], env=checked, check=False).returncode == 0
