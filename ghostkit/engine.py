@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -89,8 +89,14 @@ class Engine:
         image = self.probe[0][:1]
         return self.latency.total(layer_costs(model, image).values(), image.device)
 
-    def candidates(self) -> pd.DataFrame:
-        """Return what could be grown now, best first."""
+    def candidates(self, room: Mapping[str, float] | None = None) -> pd.DataFrame:
+        """Return what could be grown now, best first.
+
+        Args:
+            room: what is left of the budget, by unit; found here when None.
+        """
+        if room is None:
+            room = self.budget.room(self.costs())
         frame = candidates(
             self.model,
             *self.probe,
@@ -98,7 +104,7 @@ class Engine:
             latency=self.latency,
             generator=self.generator,
             extras=self.policy.extras,
-            room=self.budget.room(self.costs()),
+            room=room,
             together=self.policy.together,
             **self.settings,
         )
@@ -124,9 +130,9 @@ class Engine:
                 raise ProbeError(
                     f"the network fits the probe batch already: its loss is {now:.2g} nats, too little to gain anything"
                 )
-            frame = self.candidates()
-            allowance = {unit: self.policy.share * size for unit, size in self.budget.room(self.seedling).items()}
             room = self.budget.room(before)
+            frame = self.candidates(room)
+            allowance = {unit: self.policy.share * size for unit, size in self.budget.room(self.seedling).items()}
             choice = choose(frame, self.policy, self.state, room, allowance, self.generator)
             choice, loss = self._affordable(frame, choice), now
         except ProbeError as error:
