@@ -50,7 +50,7 @@ WAYS = [
 BESIDES: dict[str, dict[str, Any]] = {  # and some settings that are not about growth
     "round-robin": {"optimizer": "adam", "learning_rate": 0.01, "augment": "crop", "label_smoothing": 0.1},
     "gain-per-millisecond": {"kernel_sizes": (7,)},
-    "random": {"model": "ghostnetv2_100", "model_options": {"stages": [[[3, 4, 8, 0, 2]] * 3], "head_channels": 8}},
+    "random": {"model": "ghostnetv2_100", "model_options": {"stages": [[[3, 8, 8, 0, 2]] * 3], "head_channels": 8}},
 }
 
 

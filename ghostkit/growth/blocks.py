@@ -25,7 +25,7 @@ from ghostkit.nn.ghost import GhostBottleneck, GhostModule
 from ghostkit.nn.ghostify import ghost_of
 from ghostkit.nn.links import unlink
 
-__all__ = ["asleep", "hidden_channels", "identity_like", "is_block", "is_residual", "is_strided", "remade"]
+__all__ = ["asleep", "hidden_channels", "identity_like", "is_block", "is_residual", "is_strided", "is_thin", "remade"]
 
 ZeroBorn = tuple[nn.Module, tuple[str, str]]
 
@@ -67,6 +67,17 @@ def _(block: BasicBlock | Bottleneck) -> bool:
 @is_residual.register(mobilenetv3.InvertedResidual)
 def _(block: mobilenetv2.InvertedResidual | mobilenetv3.InvertedResidual) -> bool:
     return bool(block.use_res_connect)
+
+
+@singledispatch
+def is_thin(block: nn.Module) -> bool:
+    """Return whether ``block``, one that expands what it reads, is narrower in its middle than where it is read."""
+    return False
+
+
+@is_thin.register
+def _(block: GhostBottleneck) -> bool:
+    return block.ghost1.out_channels < block.ghost2.out_channels
 
 
 @singledispatch

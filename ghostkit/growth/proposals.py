@@ -6,7 +6,7 @@ layers that would read what is new. From these follow the weights of each propos
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ghostkit.errors import ProbeError
-from ghostkit.growth.blocks import hidden_channels, is_residual
+from ghostkit.growth.blocks import hidden_channels, is_residual, is_thin
 from ghostkit.growth.depth import link_places
 from ghostkit.growth.edits import (
     WIDTH_INITS,
@@ -159,7 +159,7 @@ def propose(
     for site in grown:
         if site.axis == "depth" and "block" in kinds:
             for init in block_inits:
-                for after in ends_of(model, site):
+                for after in ends_of(model, site, sizes):
                     yield block_proposal(model, known, site, after, init, generator)
         if site.axis == "width":
             for init in width_inits:
@@ -185,11 +185,24 @@ def alike(edit: Growth, macs: float = 0.0) -> Proposal:
     return Proposal(edit, edit, macs)
 
 
-def ends_of(model: nn.Module, site: Site) -> list[str]:
-    """Return the blocks of a row that are the last ones before the channels or the resolution change."""
-    changed = [name for name in site.blocks if not is_residual(model.get_submodule(f"{site.id}.{name}"))]
-    following = dict(zip(site.blocks, site.blocks[1:], strict=False))
-    return [name for name in site.blocks if following.get(name) in (None, *changed)]
+def ends_of(model: nn.Module, site: Site, widened: Collection[str] = ()) -> list[str]:
+    """Return the blocks of a row behind which one more may stand: the last before the channels or the resolution change.
+
+    Where one of the blocks up to there is thin, and offered channels, it gets these first: one more is made like it.
+
+    Args:
+        model: the host.
+        site: the row, a depth site.
+        widened: ids of the sites that are offered channels.
+    """
+    stretches: list[list[str]] = []
+    for name in site.blocks:
+        if not stretches or not is_residual(model.get_submodule(f"{site.id}.{name}")):
+            stretches.append([])
+        stretches[-1].append(name)
+    waiting = [name for name in site.blocks if any(width.startswith(f"{site.id}.{name}.") for width in widened)]
+    thin = {name for name in waiting if is_thin(model.get_submodule(f"{site.id}.{name}"))}
+    return [stretch[-1] for stretch in stretches if not thin & {*stretch}]
 
 
 def block_proposal(

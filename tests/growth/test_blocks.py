@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from ghostkit.growth import AddBlock, AddLink, grow, sites
-from ghostkit.growth.blocks import hidden_channels, identity_like, is_block, is_residual, is_strided
+from ghostkit.growth import AddBlock, AddIntrinsic, AddLink, grow, sites
+from ghostkit.growth.blocks import hidden_channels, identity_like, is_block, is_residual, is_strided, is_thin
 from ghostkit.growth.depth import link_places
 from ghostkit.growth.proposals import ends_of
 from ghostkit.nn import GhostModule, build
@@ -74,6 +74,27 @@ def test_a_row_in_which_channels_change_is_offered_a_block_behind_every_stage() 
     row = next(site for site in sites(model) if site.axis == "depth")
     assert (row.id, row.blocks) == ("features", tuple(str(number) for number in range(1, 16)))
     assert ends_of(model, row) == ["1", "3", "6", "10", "12", "15"]
+
+
+def test_a_thin_ghost_block_is_given_channels_before_another_block_follows_it() -> None:
+    torch.manual_seed(0)
+    model = build("seedling", 5, 1)
+    rows = [site for site in sites(model) if site.axis == "depth"]
+    thin = [f"{row.id}.{name}.ghost1" for row in rows for name in row.blocks]
+    assert thin
+    assert all(is_thin(model.get_submodule(path.removesuffix(".ghost1"))) for path in thin)
+    assert [ends_of(model, row, thin) for row in rows] == [[]] * len(rows)
+    assert [ends_of(model, row, ["conv_stem"]) for row in rows] == [["0"]] * len(rows)  # where nothing else is offered
+    grow(model, AddIntrinsic("blocks.1.0.ghost1", 2))
+    assert [ends_of(model, row, thin) for row in sites(model) if row.axis == "depth"] == [[], ["0"], []]
+    grow(model, AddBlock("blocks.1", "0", 4))  # by hand, everything may be grown
+    thin.append("blocks.1.g1.ghost1")
+    assert [ends_of(model, row, thin) for row in sites(model) if row.axis == "depth"] == [[]] * len(rows)
+
+
+def test_blocks_that_are_narrow_inside_by_design_are_not_thin() -> None:
+    for name in OPTIONS:
+        assert not any(is_thin(layer) for layer in host(name).modules()), name
 
 
 def test_links_stay_where_the_resolution_is_one() -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ghostkit import costs
 from ghostkit.costs import LatencyTable
 from ghostkit.errors import GhostkitError, ProbeError
-from ghostkit.growth import AddBranch, grow, sites
+from ghostkit.growth import AddBranch, AddIntrinsic, grow, sites
 from ghostkit.growth.candidates import candidates
 from ghostkit.growth.edits import ORDER
 from ghostkit.growth.proposals import ends_of
@@ -141,10 +141,11 @@ def test_every_site_gets_every_kind_of_candidate_and_the_best_comes_first(
     assert len(frame.attrs["responses"]) == len(frame)
     assert {len(response) for response in frame.attrs["responses"]} == {len(images)}
     assert all(edit.site == site for edit, site in zip(frame["edit"], frame["site"], strict=True))
+    modules = [site.id for site in sites(model) if site.axis == "width"]
     expected = {
-        "branch": [site.id for site in sites(model) if site.axis == "width"] * 2,  # of two kernel sizes
-        "intrinsic": [site.id for site in sites(model) if site.axis == "width"],
-        "block": [site.id for site in sites(model) if site.axis == "depth" for _ in ends_of(model, site)],
+        "branch": modules * 2,  # of two kernel sizes
+        "intrinsic": modules,
+        "block": [site.id for site in sites(model) if site.axis == "depth" for _ in ends_of(model, site, modules)],
         "stage": [edit.site for edit in edits_of(model, "stage random")],
         "layer": [edit.site for edit in edits_of(model, "layer 3x3 random")],
         "link": [edit.site for edit in edits_of(model, "link")],
@@ -281,6 +282,7 @@ def test_an_unknown_choice_is_refused_and_quoted(host: Callable, options: dict, 
 
 def test_only_sites_that_match_a_pattern_are_considered_and_scored_as_among_all(host: Callable) -> None:
     model, images, targets = host("seedling")
+    grow(model, AddIntrinsic("blocks.1.0.ghost1", 4))  # a block as wide inside as its stream: one more may follow it
     every = score(model, images, targets)
     for at in ("blocks.1*", ("blocks.0.0.ghost1", "blocks.1")):
         patterns = (at,) if isinstance(at, str) else at
