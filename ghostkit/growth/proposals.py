@@ -186,7 +186,7 @@ def alike(edit: Growth, macs: float = 0.0) -> Proposal:
 
 
 def ends_of(model: nn.Module, site: Site, widened: Collection[str] = ()) -> list[str]:
-    """Return the blocks of a row behind which one more may stand: the last before the channels or the resolution change.
+    """Return the blocks of a row behind which one more may stand: the last before channels or resolution change.
 
     Where one of the blocks up to there is thin, and offered channels, it gets these first: one more is made like it.
 
