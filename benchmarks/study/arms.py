@@ -86,6 +86,8 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "warm-up": {"warm_up": 50},
     "variance transfer": {"newcomer_rate": "variance-transfer"},
     "small images first": {"resolution": 0.5, "resolution_until": 0.3},
+    "no state carry": {},  # what these two go without is in without.py
+    "no BN measurement": {},
 }
 
 

@@ -9,6 +9,7 @@ import torch
 
 from benchmarks.study.arms import PLAIN, PLAIN_BUDGET, SCRATCH, SHARED, TRACKS, compute_of, settings_of
 from benchmarks.study.plain_run import run_plain
+from benchmarks.study.without import WITHOUT
 from ghostkit import Run, RunConfig, Trainer, evaluate, train
 from ghostkit.data import load
 
@@ -59,7 +60,7 @@ def run_arm(
     if arm == SCRATCH:
         shared["shape"] = str(grown_shape(RunConfig(**{**settings_of("ghostkit"), **shared}), Path(folder) / "grown"))
         folder = Path(folder) / "scratch"
-    run = train(RunConfig(**{**settings_of(arm), **shared}), folder)
+    run = WITHOUT.get(arm, train)(RunConfig(**{**settings_of(arm), **shared}), folder)
     row = {**told, **measured(run)}
     if arm == SCRATCH:
         row |= {"events": 0, "event_seconds": 0.0, "output_change": 0.0}  # its history is that of the shape

@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from torch import nn
 
-from ghostkit import RunConfig
+from ghostkit import RunConfig, Trainer
 from ghostkit.costs import macs, params
 from ghostkit.data import load
+from ghostkit.growth.history import history_of
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # benchmarks are no part of the package
 
@@ -31,7 +33,9 @@ from benchmarks.study.arms import (
 from benchmarks.study.plain import OpenReLU, PlainResNet, gromo_twin
 from benchmarks.study.plain_run import hidden_of, run_plain
 from benchmarks.study.study import run_arm
+from benchmarks.study.without import WITHOUT
 
+STUDY = Path(__file__).parents[2] / "benchmarks" / "study"
 ARMS = [*STATIC, SCRATCH, "ghostkit", *BASELINES, *ABLATIONS]
 IMAGE = torch.zeros(1, 1, 28, 28)
 DIGITS = {"data": "digits", "validation_samples": 200, "train_samples": 400, "probe_samples": 64, "threads": None}
@@ -77,6 +81,37 @@ def test_the_shape_that_a_run_grows_to_is_trained_from_scratch(tmp_path: Path) -
     assert scratch["compute"] == pytest.approx(grown["compute"], rel=0.05)
     again = run_arm(SCRATCH, tmp_path / "scratch", changes=changes)
     assert again == scratch | {"milliseconds": again["milliseconds"]}
+
+
+def test_each_list_of_runs_names_arms_that_are_there() -> None:
+    lists = {path.stem: yaml.safe_load(path.read_text()) for path in STUDY.glob("*.yaml")}
+    assert set(lists) == {"screening", "screening_plain", "ablations", "confirming", "confirming_plain"}
+    for told in lists.values():
+        known = PLAIN if told["parameters"].get("host") == "plain" else ARMS
+        assert set(told["grid"]["arm"]) <= {*known}
+    assert set(lists["ablations"]["grid"]["arm"]) == {"ghostkit", *ABLATIONS}
+
+
+@pytest.mark.parametrize("arm", ["ghostkit", *WITHOUT])
+def test_what_an_arm_goes_without_is_missing_after_each_event(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arm: str
+) -> None:
+    forgotten, unmeasured = [], []
+    step = Trainer._step
+
+    def watched(trainer: Trainer, images: torch.Tensor, targets: torch.Tensor) -> float:
+        events = [event for event in history_of(trainer.model).events if event.edits]
+        if events and events[-1].step == trainer.progress.step:
+            forgotten.append(not trainer.optimizer.state)
+            norms = [layer for layer in trainer.model.modules() if isinstance(layer, nn.BatchNorm2d)]
+            unmeasured.append(any(bool(((bn.running_mean == 0) & (bn.running_var == 1)).any()) for bn in norms))
+        return step(trainer, images, targets)
+
+    monkeypatch.setattr(Trainer, "_step", watched)
+    row = run_arm(arm, tmp_path / "run", changes={**DIGITS, "compute": 1e9, "grow_until": 0.3})
+    assert len(forgotten) == row["events"] > 0
+    assert set(forgotten) == {arm == "no state carry"}
+    assert set(unmeasured) == {arm == "no BN measurement"}
 
 
 def plain_run(arm: str, **changes: Any) -> dict[str, Any]:
