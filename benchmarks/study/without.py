@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from unittest.mock import patch
 
-from ghostkit import Run, RunConfig, Trainer
+from ghostkit import Run, RunConfig, Trainer, train
 from ghostkit.events import Grown
 
 __all__ = ["WITHOUT"]
@@ -26,8 +26,7 @@ def bn_measurement(config: RunConfig, folder: str | Path) -> Run:
     """Train with fresh BN channels that start at mean 0 and variance 1, whatever passes through them."""
     growing = import_module("ghostkit.growth.grow")  # the module; the package's `grow` is the function
     with patch.object(growing, "measure_fresh_statistics"):
-        Trainer(config, folder).train()
-    return Run(folder)
+        return train(config, folder)
 
 
 WITHOUT: dict[str, Callable[[RunConfig, str | Path], Run]] = {
