@@ -16,16 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ghostkit.averaging import moving_average
-from ghostkit.checkpoint import load, load_state
+from ghostkit.checkpoint import load
 from ghostkit.errors import GhostkitError
 from ghostkit.files import write_atomically
 from ghostkit.growth.history import history_of
 from ghostkit.nn.zoo import build, build_recipe, load_weights, names, published_names, read_weights
-from ghostkit.reading import UNFITTING
-from ghostkit.run_folder import last_checkpoint
 from ghostkit.runs import Run
-from ghostkit.snapshot import part
 
 __all__ = ["export", "image_shape_of", "is_run", "read_network"]
 
@@ -198,7 +194,7 @@ def read_network(source: str | Path, model: str | None = None) -> nn.Module:
         if model:
             raise GhostkitError(f"model={model!r}, but {str(source)!r} is a folder and knows its network; leave it out")
         if is_run(source):
-            return evaluated_network(Run(source))
+            return Run(source).model()
         if (source / "manifest.json").is_file():
             return load(source)
         raise GhostkitError(f"{str(source)!r} holds neither a run (config.json) nor a checkpoint (manifest.json)")
@@ -220,16 +216,3 @@ def read_network(source: str | Path, model: str | None = None) -> nn.Module:
     network = build_recipe({"name": model, "num_classes": len(head), "in_channels": stem.shape[1]})
     load_weights(network, state, source, model)
     return network
-
-
-def evaluated_network(run: Run) -> nn.Module:
-    """Return what a run evaluates: its network as saved last, or the moving average of it."""
-    network, checkpoint = run.model(), last_checkpoint(run.folder)
-    if run.config.ema is None or checkpoint is None:
-        return network
-    average = moving_average(network, run.config.ema)
-    try:
-        average.load_state_dict(part(load_state(checkpoint)[1], "average/"))
-    except UNFITTING as error:
-        raise GhostkitError(f"the moving average in {str(checkpoint)!r} does not fit its network: {error}") from None
-    return average.module

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 
 from ghostkit.architecture import aged, describe
-from ghostkit.checkpoint import load
+from ghostkit.checkpoint import load, load_state
 from ghostkit.config import RunConfig
 from ghostkit.errors import GhostkitError
 from ghostkit.growth.edits import Edit, RemoveBlock
@@ -23,6 +23,7 @@ from ghostkit.growth.history import GrowthEvent, History, json_lines
 from ghostkit.metrics import METRICS, metric_of
 from ghostkit.reading import UNFITTING, checked_fields, file_text, parsed_json
 from ghostkit.run_folder import best_of, checkpoints, events_at, measured, step_of
+from ghostkit.snapshot import part
 
 __all__ = ["KeptNetwork", "Run", "find_runs", "summary"]
 
@@ -202,6 +203,8 @@ class Run:
     def model(self, step: int | Literal["best"] | None = None) -> torch.nn.Module:
         """Return the network as saved at ``step``, or best (see :attr:`best_step`); as saved last when None.
 
+        Its weights are those that the run measured: where it keeps a moving average (``ema``), the average.
+
         Raises:
             GhostkitError: if no checkpoint was kept at that step.
         """
@@ -212,7 +215,7 @@ class Run:
         known = checkpoints(self.folder)
         for folder in known if step is not None else known[-1:]:
             if step is None or step_of(folder) == step:
-                return load(folder)
+                return self._measured(folder)
         listed = ", ".join(str(step_of(folder)) for folder in known) or "none"
         raise GhostkitError(f"no checkpoint at step {step} in {str(self.folder)!r}; kept are {listed}")
 
@@ -232,13 +235,13 @@ class Run:
         moment = history.events[number - 1].step if number else 0
         kept = [(folder, events_at(folder)) for folder in checkpoints(self.folder)]
         if event == -1 and kept:
-            return KeptNetwork(load(kept[-1][0]), number, step_of(kept[-1][0]))
+            return KeptNetwork(self._measured(kept[-1][0]), number, step_of(kept[-1][0]))
         known = [(folder, count) for folder, count in kept if count <= number]
         if not known:
             raise GhostkitError(f"no checkpoint from before growth event {number} was kept in {str(self.folder)!r}")
         before = [(folder, count) for folder, count in known if step_of(folder) <= moment]
         folder, count = before[-1] if before else known[0]
-        step, model = step_of(folder), load(folder)
+        step, model = step_of(folder), self._measured(folder)
         missing = [str(edit) for past in history.events[count:number] for edit in past.edits]
         if missing:
             note = f"the nearest that was kept, of step {step:,}, lacks {', '.join(missing)}"
@@ -247,6 +250,17 @@ class Run:
         else:
             note = ""
         return KeptNetwork(model, number, step, note)
+
+    def _measured(self, checkpoint: Path) -> torch.nn.Module:
+        """Return the network of a checkpoint with the weights that the run measures: its moving average, if any."""
+        network = load(checkpoint)
+        if self.config.ema is not None:
+            try:
+                network.load_state_dict(part(load_state(checkpoint)[1], "average/module."))
+            except UNFITTING as error:
+                message = f"the moving average in {str(checkpoint)!r} does not fit its network: {error}"
+                raise GhostkitError(message) from None
+        return network
 
 
 def find_runs(paths: str | Path | Iterable[str | Path]) -> list[Run]:
