@@ -123,6 +123,9 @@ class RunConfig(BaseModel):
         None, ge=0, description="take an event back if the loss is higher by so many nats a window later"
     )
     give_up: int | None = Field(4, ge=1, description="growth is over after so many looks in a row that brought nothing")
+    images_per_parameter: float | None = Field(
+        25.0, gt=0, description="with compute: growth leaves so many training images for each parameter, at least"
+    )
     warm_up: int = Field(0, ge=0, description="steps over which the learning rate of new weights rises to that of all")
     newcomer_rate: Literal["constant", "variance-transfer"] = Field(
         "constant", description="learning rate of new weights: that of all, or in proportion to their norm"

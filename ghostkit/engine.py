@@ -58,6 +58,7 @@ class Engine:
         snapshot: the network from before the event that is being watched.
         spent: MACs that scoring and measuring took since they were last collected.
         agree: what all processes take for a value that each of them has found.
+        compute: training MACs of the whole run, where they are limited.
     """
 
     model: nn.Module
@@ -76,6 +77,7 @@ class Engine:
     snapshot: Snapshot | None = None
     spent: float = 0.0
     agree: Callable[[Any], Any] = lambda value: value
+    compute: float | None = None
 
     def __post_init__(self) -> None:
         self.params, self.macs = params(self.model), macs(self.model, self.probe[0])
@@ -130,11 +132,17 @@ class Engine:
                 raise ProbeError(
                     f"the network fits the probe batch already: its loss is {now:.2g} nats, too little to gain anything"
                 )
-            room = self.budget.room(before)
+            budget, images_each = self.budget, self.policy.images_per_parameter
+            if self.compute is not None and images_each is not None:
+                budget = budget.trainable(before, self.compute * (1 - progress), images_each)
+            room = budget.room(before)
             frame = self.candidates(room)
-            allowance = {unit: self.policy.share * size for unit, size in self.budget.room(self.seedling).items()}
+            allowance = {unit: self.policy.share * size for unit, size in budget.room(self.seedling).items()}
             choice = choose(frame, self.policy, self.state, room, allowance, self.generator)
-            choice, loss = self._affordable(frame, choice), now
+            if not choice.rows and budget != self.budget:
+                told = f"{choice.reason} (at {images_each:g} training images for each parameter)"
+                choice = replace(choice, reason=told)
+            choice, loss = self._affordable(frame, choice, budget), now
         except ProbeError as error:
             frame, choice = pd.DataFrame({"edit": []}), Choice((), f"no growth: {error}")
         rows = tuple(plain_rows(frame, choice.rows))
@@ -149,12 +157,12 @@ class Engine:
         context |= {"progress": progress, "reason": reason, "candidates": rows, "loss_before": loss}
         return self._note(edits, before, started, **context)
 
-    def _affordable(self, frame: pd.DataFrame, choice: Choice) -> Choice:
-        """Return ``choice`` without the last of its edits that together cost more than the budget has left.
+    def _affordable(self, frame: pd.DataFrame, choice: Choice, budget: Budget) -> Choice:
+        """Return ``choice`` without the last of its edits that together cost more than ``budget`` has left.
 
         Edits at both ends of one layer cost more together than apart: its weights are rows times columns.
         """
-        rows, limits = list(choice.rows), self.budget.limits()
+        rows, limits = list(choice.rows), budget.limits()
         while len(rows) > 1:
             grown = copy.deepcopy(self.model)
             apply_edits(grown, in_order(frame, rows), None, None, None, torch.Generator().manual_seed(0))

@@ -14,7 +14,7 @@ __all__ = ["STEERED", "differing", "follow", "steered"]
 
 OF_POLICY = ("when", "where", "grow_every", "grow_from", "grow_until", "patience", "ratio", "share", "window")
 OF_BUDGET = ("budget_params", "budget_macs", "budget_milliseconds")
-STEERED = (*OF_POLICY, "roll_back", "give_up", *OF_BUDGET)
+STEERED = (*OF_POLICY, "roll_back", "give_up", "images_per_parameter", *OF_BUDGET)
 
 
 def steered(engine: Engine) -> dict[str, Any]:

@@ -121,6 +121,7 @@ class Trainer:
             average=self.average,
             rates=rates,
             agree=partial(agreed, self.fabric),
+            compute=config.compute,
         )
         if checkpoint is None:
             self._set_budget()

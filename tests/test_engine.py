@@ -235,6 +235,37 @@ def test_a_probe_that_cannot_tell_what_should_grow_is_noted_and_changes_nothing(
     assert engine.grow().edits  # by hand, and with a probe that can, it still grows
 
 
+# Limited compute
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.2])
+def test_growth_keeps_within_what_the_rest_of_the_compute_can_train(progress):
+    engine = make(policy=Policy(share=1.0, images_per_parameter=10.0))
+    engine.compute = 3 * 10 * 1.3 * engine.macs * 1.3 * engine.params
+    costs = engine.costs()
+    limit = Budget().trainable(costs, engine.compute * (1 - progress), 10.0).macs
+    assert limit == pytest.approx(1.3 * costs["macs"] * (1 - progress) ** 0.5)
+    event = engine.grow(progress=progress)
+    assert event.edits
+    assert costs["macs"] < counted(engine)[1] <= limit
+    free = make(policy=Policy(share=1.0, images_per_parameter=None))
+    free.compute = engine.compute
+    free.grow(progress=progress)
+    assert free.macs > limit
+
+
+def test_where_the_compute_trains_no_larger_network_nothing_grows_and_the_event_says_why():
+    engine = make(policy=Policy(images_per_parameter=10.0))
+    engine.compute = 3 * 10 * engine.macs * engine.params  # all that the network needs which is there
+    before, size = everything(engine), counted(engine)
+    event = engine.grow(progress=0.2)
+    assert event.edits == ()
+    assert counted(engine) == size
+    assert all(torch.equal(before[name], tensor) for name, tensor in everything(engine).items())
+    assert event.reason.startswith("no growth: the network exceeds its budget by ")
+    assert event.reason.endswith(" macs (at 10 training images for each parameter)")
+
+
 # Joint choices
 
 

@@ -17,11 +17,11 @@ from typing import Any
 
 import torch
 
-from benchmarks.study.arms import PLAIN_BUDGET, SHARED
+from benchmarks.study.arms import PLAIN_BUDGET, SHARED, compute_of
 from benchmarks.study.plain import PlainResNet, gromo_twin
 from benchmarks.study.plain_run import PROBE, Grower, gromos, loss, ours, sgd
 from ghostkit.data import ImageData, batches, load
-from ghostkit.growth.policy import Policy
+from ghostkit.growth.policy import Budget, Policy
 
 WARM_UP, BETWEEN = 100, 10  # training steps before the first event, and between two
 
@@ -41,10 +41,11 @@ def event_times(data: ImageData, method: str | None, images: int, repeats: int) 
     stream = batches(data.train, 64, seed=0, epoch=0)
     optimizer = sgd(model, 0.05)
     grow: Grower
+    budget, compute = Budget(macs=PLAIN_BUDGET), compute_of("60k", 1.0, PLAIN_BUDGET)
     if method is None:
-        grow = ours(model, optimizer, probe, PLAIN_BUDGET, {}, 0)
+        grow = ours(model, optimizer, probe, budget, compute, {}, 0)
     else:
-        grow = gromos(model, probe, PLAIN_BUDGET, method, Policy().share)
+        grow = gromos(model, probe, budget, compute, method, Policy())
     for event in range(repeats):
         model.train()
         for pictures, targets in islice(stream, WARM_UP if event == 0 else BETWEEN):

@@ -57,7 +57,8 @@ def ours(
     model: PlainResNet,
     optimizer: torch.optim.Optimizer,
     probe: tuple[Tensor, Tensor],
-    budget: float,
+    budget: Budget,
+    compute: float,
     settings: dict[str, Any],
     seed: int,
 ) -> Grower:
@@ -66,7 +67,8 @@ def ours(
     Args:
         model, optimizer: the network, and what trains it.
         probe: images and targets.
-        budget: MACs an image.
+        budget: what growth may not exceed.
+        compute: training MACs of the whole run.
         settings: ``where``, ``how`` and ``score``, where they are not the defaults.
         seed: of what growth draws.
     """
@@ -77,7 +79,7 @@ def ours(
         loss,
         probe,
         policy,
-        Budget(macs=budget),
+        budget,
         {
             "kinds": ("stage",),
             "at": INSIDE,
@@ -85,6 +87,7 @@ def ours(
             "score": settings.get("score", "fisher"),
         },
         torch.Generator().manual_seed(seed + 1),
+        compute=compute,
     )
 
     def grow(progress: float) -> float:
@@ -128,22 +131,26 @@ class Multiplications(TorchDispatchMode):
         return out
 
 
-def gromos(model: Any, probe: tuple[Tensor, Tensor], budget: float, method: str, share: float) -> Grower:
+def gromos(
+    model: Any, probe: tuple[Tensor, Tensor], budget: Budget, compute: float, method: str, policy: Policy
+) -> Grower:
     """Return what grows ``model`` as gromo's container tutorial does: statistics, best layer, line search, change.
 
     The tutorial takes statistics and line search over the whole training set, batch by batch. In a run they are given
-    the images that ours are: an event on all of them would cost two of the six epochs that F buys.
+    the images that ours are: an event on all of them would cost two of the six epochs that F buys. It has no rule for
+    the size either; it is given ours, so that what is compared is where and how to grow.
 
     Args:
         model: gromo's.
         probe: images and targets.
-        budget: MACs an image.
+        budget: what growth may not exceed.
+        compute: training MACs of the whole run.
         method: one of ``METHODS``.
-        share: of the room between seedling and budget that an event may spend.
+        policy: how much an event may spend, and what a compute can train.
     """
     images, targets = probe
     parts = list(zip(images.split(LARGEST), targets.split(LARGEST), strict=True))
-    allowance = share * (budget - macs(model, images))
+    seedling = macs(model, images)
 
     def event(left: float) -> None:
         model.set_growing_layers("all")
@@ -170,7 +177,9 @@ def gromos(model: Any, probe: tuple[Tensor, Tensor], budget: float, method: str,
         model.apply_change()
 
     def grow(progress: float) -> float:
-        left = min(allowance, budget - macs(model, images))
+        costs = {"macs": macs(model, images), "params": params(model)}
+        limit = budget.trainable(costs, compute * (1 - progress), policy.images_per_parameter).macs
+        left = min(policy.share * (limit - seedling), limit - costs["macs"])
         model.train()
         with Multiplications() as counter:
             event(left)
@@ -232,9 +241,9 @@ def run_plain(
     if "gromo" in arm:
         model = gromo_twin(model, arm.get("open_relu", False))
         optimizer = sgd(model, learning_rate)
-        grow = gromos(model, probe, budget, arm["gromo"], policy.share)
+        grow = gromos(model, probe, Budget(macs=budget), compute, arm["gromo"], policy)
     elif "hidden" not in arm:
-        grow = ours(model, optimizer, probe, budget, arm, seed)
+        grow = ours(model, optimizer, probe, Budget(macs=budget), compute, arm, seed)
     spent, steps, epoch, events, seconds, started = 0.0, 0, 0, 0, 0.0, time.perf_counter()
     size = macs(model, probe[0])
     model.train()

@@ -12,20 +12,22 @@ where                 ``gain-per-mac``, ``-per-parameter``, ``-per-millisecond``
                       window, and keep what earned its cost
 how                   ``svd`` (TINY), ``gradmax`` (2201.05125), ``random``, ``split`` (Net2Net, 1511.05641), ``clone``
                       (FRAGrow): arguments of :func:`ghostkit.candidates`
-how much              ``share`` of the budget's room for one event; several edits are chosen jointly
+how much              ``share`` of the budget's room for one event; several edits are chosen jointly; where the compute
+                      is limited, no more than it can train (:meth:`Budget.trainable`, after 2203.15556)
 ====================  ==========================================================================================
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import torch
 
+from ghostkit.costs import TRAINING_PASS
 from ghostkit.errors import GhostkitError
 from ghostkit.growth.together import marginal_shares
 
@@ -77,6 +79,8 @@ class Policy:
         roll_back: take an event back if the probe's loss, a window later, is higher than before it by more than this
             many nats; None never does.
         give_up: growth is over after this many looks in a row that brought nothing; None never gives up.
+        images_per_parameter: where the compute is limited, training images that growth leaves for each parameter, at
+            least; None does not look.
         resolution: side of the training images at first, as a share of their full side.
         resolution_until: share of the run from which the images have their full side.
     """
@@ -93,6 +97,7 @@ class Policy:
     window: float = 0.02
     roll_back: float | None = None
     give_up: int | None = 4
+    images_per_parameter: float | None = 25.0
     resolution: float = 1.0
     resolution_until: float = 0.0
 
@@ -165,6 +170,21 @@ class Budget:
                     f"the budget of {limit:,.6g} {unit} is not above the seedling, which has {costs[unit]:,.6g}; raise "
                     f"budget_{unit}, start from a smaller model, or set when='never'"
                 )
+
+    def trainable(self, costs: Mapping[str, float], compute: float, images_each: float) -> Budget:
+        """Return this budget with no more MACs than ``compute`` can train.
+
+        Of a compute C, a network of M MACs is trained on C / 3M images. Parameters are taken to grow as the MACs do, so
+        that M² = (C / 3) (MACs now / parameters now) / ``images_each``: size and images each go with the root of the
+        compute, as in Hoffmann et al. (2203.15556).
+
+        Args:
+            costs: of the network now.
+            compute: training MACs that the run has left.
+            images_each: training images for each parameter, at least.
+        """
+        macs = (compute / TRAINING_PASS * costs["macs"] / costs["params"] / images_each) ** 0.5
+        return replace(self, macs=macs if self.macs is None else min(self.macs, macs))
 
     def room(self, costs: Mapping[str, float]) -> dict[str, float]:
         """Return what is left of each limit at these costs."""

@@ -502,3 +502,17 @@ def test_a_budget_above_the_seedling_knows_what_is_left_of_each_limit():
     assert budget.room(SEEDLING) == {"params": 422, "milliseconds": 0.25}
     Budget().check(SEEDLING)
     assert Budget().room(SEEDLING) == {}
+
+
+@pytest.mark.parametrize("compute", [1e9, 4e9])
+@pytest.mark.parametrize("images_each", [5.0, 20.0])
+def test_a_compute_trains_a_network_with_so_many_images_for_each_parameter(compute, images_each):
+    budget = Budget(params=2000).trainable(SEEDLING, compute, images_each)
+    assert budget.macs is not None
+    parameters = SEEDLING["params"] * budget.macs / SEEDLING["macs"]
+    assert compute / 3 / budget.macs / parameters == pytest.approx(images_each)
+    assert budget.params == 2000
+    double = Budget().trainable(SEEDLING, 4 * compute, images_each)
+    assert double.macs == pytest.approx(2 * budget.macs)  # the root of the compute
+    assert Budget(macs=0.9 * budget.macs).trainable(SEEDLING, compute, images_each).macs == 0.9 * budget.macs
+    assert Budget(macs=1.1 * budget.macs).trainable(SEEDLING, compute, images_each).macs == budget.macs
