@@ -43,7 +43,7 @@ def event_times(data: ImageData, method: str | None, images: int, repeats: int) 
     grow: Grower
     budget, compute = Budget(macs=PLAIN_BUDGET), compute_of("60k", 1.0, PLAIN_BUDGET)
     if method is None:
-        grow = ours(model, optimizer, probe, budget, compute, {}, 0)
+        grow = ours(model, optimizer, probe, budget, compute, {}, 0, Policy())
     else:
         grow = gromos(model, probe, budget, compute, method, Policy())
     for event in range(repeats):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -50,6 +51,7 @@ def sgd(model: nn.Module, rate: float) -> torch.optim.SGD:
 # -- ours --------------------------------------------------------------------------------------------------------------
 
 
+DEFAULT = Policy()
 INSIDE = "*.conv1"  # the channels inside the blocks: gromo grows no others
 
 
@@ -61,6 +63,7 @@ def ours(
     compute: float,
     settings: dict[str, Any],
     seed: int,
+    policy: Policy,
 ) -> Grower:
     """Return what grows ``model`` by our engine.
 
@@ -71,8 +74,9 @@ def ours(
         compute: training MACs of the whole run.
         settings: ``where``, ``how`` and ``score``, where they are not the defaults.
         seed: of what growth draws.
+        policy: how much an event may spend, and what a compute can train.
     """
-    policy = Policy(where=settings.get("where", "gain-per-mac"))
+    policy = replace(policy, where=settings.get("where", policy.where))
     engine = Engine(
         model,
         optimizer,
@@ -220,6 +224,7 @@ def run_plain(
     learning_rate: float,
     seed: int,
     judged: str,
+    policy: Policy = DEFAULT,
 ) -> dict[str, Any]:
     """Train one arm of the plain host, and return what it comes to.
 
@@ -231,19 +236,20 @@ def run_plain(
         learning_rate: of all weights.
         seed: of weights, order and growth.
         judged: "validation", or "test" to ask the test images as well.
+        policy: when growth looks, how much an event may spend, and what a compute can train.
     """
     torch.manual_seed(seed)
     model: nn.Module = PlainResNet(**({"hidden": arm["hidden"]} if "hidden" in arm else {}))
     numbers = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))[:PROBE]
     probe = data.train.images(numbers), data.train.labels[numbers]
-    policy, state, optimizer = Policy(), PolicyState(), sgd(model, learning_rate)
+    state, optimizer = PolicyState(), sgd(model, learning_rate)
     grow: Grower | None = None
     if "gromo" in arm:
         model = gromo_twin(model, arm.get("open_relu", False))
         optimizer = sgd(model, learning_rate)
         grow = gromos(model, probe, Budget(macs=budget), compute, arm["gromo"], policy)
     elif "hidden" not in arm:
-        grow = ours(model, optimizer, probe, Budget(macs=budget), compute, arm, seed)
+        grow = ours(model, optimizer, probe, Budget(macs=budget), compute, arm, seed, policy)
     spent, steps, epoch, events, seconds, started = 0.0, 0, 0, 0, 0.0, time.perf_counter()
     size = macs(model, probe[0])
     model.train()

@@ -15,6 +15,7 @@ from ghostkit import RunConfig, Trainer
 from ghostkit.costs import macs, params
 from ghostkit.data import load
 from ghostkit.growth.history import history_of
+from ghostkit.growth.policy import Budget, Policy
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # benchmarks are no part of the package
 
@@ -119,7 +120,8 @@ def plain_run(arm: str, **changes: Any) -> dict[str, Any]:
     host = PlainResNet()
     image = data.train.images(torch.arange(1))
     settings = {"budget": 3 * macs(host, image), "compute": 4e8, "learning_rate": 0.05, "seed": 0}
-    return run_plain(PLAIN[arm], data, **{**settings, "judged": "validation", **changes})
+    settings |= {"judged": "validation", "policy": Policy(images_per_parameter=0.1)}
+    return run_plain(PLAIN[arm], data, **{**settings, **changes})
 
 
 @pytest.mark.parametrize("arm", ["static 2", "ghostkit", "random", "Net2Wider"])
@@ -139,6 +141,17 @@ def test_gromo_grows_the_same_host_within_the_same_budget(arm: str) -> None:
     assert row["macs"] <= budget
     assert row["compute"] == pytest.approx(4e8, rel=0.1)
     assert 0 <= row["test"] <= 1
+
+
+@pytest.mark.parametrize("arm", ["ghostkit", "gromo TINY"])
+def test_whoever_grows_the_plain_host_keeps_to_what_the_compute_can_train(arm: str) -> None:
+    if "gromo" in arm:
+        pytest.importorskip("gromo")
+    free, bound = plain_run(arm), plain_run(arm, policy=Policy(images_per_parameter=1.0))
+    host, image = PlainResNet(), torch.zeros(1, 1, 8, 8)
+    assert macs(host, image) <= bound["macs"] < free["macs"]
+    start = {"macs": macs(host, image), "params": params(host)}
+    assert bound["macs"] <= Budget().trainable(start, 4e8, 1.0).macs
 
 
 def test_gromos_twin_computes_the_same() -> None:
