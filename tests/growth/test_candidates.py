@@ -301,7 +301,7 @@ def test_only_sites_that_match_a_pattern_are_considered_and_scored_as_among_all(
 def test_hidden_maps_of_ordinary_blocks_are_doubled_and_streams_widened_by_a_quarter() -> None:
     model = torchvision.models.resnet18(num_classes=3)
     model.conv1 = nn.Conv2d(3, 64, 3, 2, 1, bias=False)
-    frame = score(model, torch.randn(4, 3, 32, 32), torch.arange(4) % 3, kinds=("stage",))
+    frame = score(model, torch.randn(4, 3, 32, 32), torch.arange(4) % 3, kinds=("stage",), how="random")
     added = {edit.site: edit.channels for edit in frame["edit"]}
     assert added["layer2.0.conv1"] == 128
     assert added["layer2.0.conv2"] == 32
