@@ -132,16 +132,14 @@ class Engine:
                 raise ProbeError(
                     f"the network fits the probe batch already: its loss is {now:.2g} nats, too little to gain anything"
                 )
-            budget, images_each = self.budget, self.policy.images_per_parameter
-            if self.compute is not None and images_each is not None:
-                budget = budget.trainable(before, self.compute * (1 - progress), images_each)
+            budget = self._trainable(before, progress)
             room = budget.room(before)
             frame = self.candidates(room)
             allowance = {unit: self.policy.share * size for unit, size in budget.room(self.seedling).items()}
             choice = choose(frame, self.policy, self.state, room, allowance, self.generator)
             if not choice.rows and budget != self.budget:
-                told = f"{choice.reason} (at {images_each:g} training images for each parameter)"
-                choice = replace(choice, reason=told)
+                images_each = f"{self.policy.images_per_parameter:g} training images for each parameter"
+                choice = replace(choice, reason=f"{choice.reason} (at {images_each})")
             choice, loss = self._affordable(frame, choice, budget), now
         except ProbeError as error:
             frame, choice = pd.DataFrame({"edit": []}), Choice((), f"no growth: {error}")
@@ -156,6 +154,13 @@ class Engine:
         reason = choice.reason + observe_event(self.policy, self.state, bool(edits), loss)
         context |= {"progress": progress, "reason": reason, "candidates": rows, "loss_before": loss}
         return self._note(edits, before, started, **context)
+
+    def _trainable(self, costs: Mapping[str, float], progress: float) -> Budget:
+        """Return the budget, or the part of it that what is left of a limited compute can train."""
+        images_each = self.policy.images_per_parameter
+        if self.compute is None or images_each is None:
+            return self.budget
+        return self.budget.trainable(costs, self.compute * (1 - progress), images_each)
 
     def _affordable(self, frame: pd.DataFrame, choice: Choice, budget: Budget) -> Choice:
         """Return ``choice`` without the last of its edits that together cost more than ``budget`` has left.

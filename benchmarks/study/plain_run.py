@@ -242,14 +242,14 @@ def run_plain(
     model: nn.Module = PlainResNet(**({"hidden": arm["hidden"]} if "hidden" in arm else {}))
     numbers = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))[:PROBE]
     probe = data.train.images(numbers), data.train.labels[numbers]
-    state, optimizer = PolicyState(), sgd(model, learning_rate)
+    limit, state, optimizer = Budget(macs=budget), PolicyState(), sgd(model, learning_rate)
     grow: Grower | None = None
     if "gromo" in arm:
         model = gromo_twin(model, arm.get("open_relu", False))
         optimizer = sgd(model, learning_rate)
-        grow = gromos(model, probe, Budget(macs=budget), compute, arm["gromo"], policy)
+        grow = gromos(model, probe, limit, compute, arm["gromo"], policy)
     elif "hidden" not in arm:
-        grow = ours(model, optimizer, probe, Budget(macs=budget), compute, arm, seed, policy)
+        grow = ours(model, optimizer, probe, limit, compute, arm, seed, policy)
     spent, steps, epoch, events, seconds, started = 0.0, 0, 0, 0, 0.0, time.perf_counter()
     size = macs(model, probe[0])
     model.train()
