@@ -25,7 +25,7 @@ from ghostkit.growth.candidates import candidates
 from ghostkit.growth.edits import ORDER, Edit
 from ghostkit.growth.grow import apply_edits
 from ghostkit.growth.history import GrowthEvent, history_of
-from ghostkit.growth.policy import COST_OF, Budget, Choice, Policy, PolicyState, choose, observe_event
+from ghostkit.growth.policy import COST_OF, Budget, Choice, Policy, PolicyState, choose, exceeded, observe_event
 from ghostkit.growth.rates import NewcomerRates
 from ghostkit.growth.undo import inverse_of, numbered
 from ghostkit.snapshot import Snapshot
@@ -124,25 +124,7 @@ class Engine:
         before = self.costs()
         if self.seedling is None:
             self.seedling = before
-        loss: float | None = None
-        try:
-            now = self._probe_loss()
-            if now * len(self.probe[0]) < ENOUGH:
-                loss = now
-                raise ProbeError(
-                    f"the network fits the probe batch already: its loss is {now:.2g} nats, too little to gain anything"
-                )
-            budget = self._trainable(before, progress)
-            room = budget.room(before)
-            frame = self.candidates(room)
-            allowance = {unit: self.policy.share * size for unit, size in budget.room(self.seedling).items()}
-            choice = choose(frame, self.policy, self.state, room, allowance, self.generator)
-            if not choice.rows and budget != self.budget:
-                images_each = f"{self.policy.images_per_parameter:g} training images for each parameter"
-                choice = replace(choice, reason=f"{choice.reason} (at {images_each})")
-            choice, loss = self._affordable(frame, choice, budget), now
-        except ProbeError as error:
-            frame, choice = pd.DataFrame({"edit": []}), Choice((), f"no growth: {error}")
+        frame, choice, loss = self._look(before, progress)
         rows = tuple(plain_rows(frame, choice.rows))
         edits = in_order(frame, choice.rows)
         edits, rows, choice, loss, self.state = self.agree((edits, rows, choice, loss, self.state))
@@ -154,6 +136,31 @@ class Engine:
         reason = choice.reason + observe_event(self.policy, self.state, bool(edits), loss)
         context |= {"progress": progress, "reason": reason, "candidates": rows, "loss_before": loss}
         return self._note(edits, before, started, **context)
+
+    def _look(self, costs: Mapping[str, float], progress: float) -> tuple[pd.DataFrame, Choice, float | None]:
+        """Return the candidates, those of them to grow, and the loss on the probe batch, None if it cannot tell.
+
+        Where nothing could be grown, no candidate is scored: scoring is paid for.
+        """
+        loss, none = self._probe_loss(), pd.DataFrame({"edit": []})
+        if loss * len(self.probe[0]) < ENOUGH:
+            fits = f"the network fits the probe batch already: its loss is {loss:.2g} nats, too little to gain anything"
+            return none, Choice((), f"no growth: {fits}"), loss
+        budget = self._trainable(costs, progress)
+        room, images_each = budget.room(costs), self.policy.images_per_parameter
+        limited = "" if budget == self.budget else f" (at {images_each:g} training images for each parameter)"
+        if over := exceeded(room):
+            return none, Choice((), over + limited), loss if math.isfinite(loss) else None
+        try:
+            frame = self.candidates(room)
+        except ProbeError as error:
+            return none, Choice((), f"no growth: {error}"), None
+        assert self.seedling is not None
+        allowance = {unit: self.policy.share * size for unit, size in budget.room(self.seedling).items()}
+        choice = choose(frame, self.policy, self.state, room, allowance, self.generator)
+        if not choice.rows:
+            return frame, Choice((), choice.reason + limited), loss
+        return frame, self._affordable(frame, choice, budget), loss
 
     def _trainable(self, costs: Mapping[str, float], progress: float) -> Budget:
         """Return the budget, or the part of it that what is left of a limited compute can train."""

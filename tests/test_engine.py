@@ -259,7 +259,8 @@ def test_where_the_compute_trains_no_larger_network_nothing_grows_and_the_event_
     engine.compute = 3 * 10 * engine.macs * engine.params  # all that the network needs which is there
     before, size = everything(engine), counted(engine)
     event = engine.grow(progress=0.2)
-    assert event.edits == ()
+    assert event.edits == event.candidates == ()  # nothing is scored where nothing can be grown
+    assert engine.spent == engine.macs * len(IMAGES)  # one look at the loss
     assert counted(engine) == size
     assert all(torch.equal(before[name], tensor) for name, tensor in everything(engine).items())
     assert event.reason.startswith("no growth: the network exceeds its budget by ")

@@ -250,6 +250,12 @@ def due_to_settle(state: PolicyState, progress: float) -> bool:
     return state.settle_at is not None and (progress >= state.settle_at - ROUNDING or progress >= 1)
 
 
+def exceeded(room: Mapping[str, float]) -> str:
+    """Return why nothing can grow where a limit of the budget is exceeded already, and nothing where none is."""
+    over = [f"{-left:,.6g} {unit}" for unit, left in room.items() if left < 0]
+    return f"no growth: the network exceeds its budget by {' and '.join(over)}" if over else ""
+
+
 @dataclass(frozen=True)
 class Choice:
     """The rows of the candidates' frame to grow, in order, and why these, or why none."""
@@ -280,9 +286,6 @@ def choose(
         allowance: what this event may spend, by unit.
         generator: where random placement draws from.
     """
-    for unit, left in room.items():
-        if left < 0:
-            return Choice((), f"no growth: the network exceeds its budget by {-left:,.6g} {unit}")
     if policy.when == "gain-ratio" and (best := float(frame["gain_ratio"].max())) <= policy.ratio:
         return Choice((), f"no growth: the best candidate's gain ratio is {best:.3g}, not above {policy.ratio:g}")
     by_gain = policy.where in COST_OF

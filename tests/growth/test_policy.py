@@ -20,6 +20,7 @@ from ghostkit.growth.policy import (
     choose,
     due,
     due_to_settle,
+    exceeded,
     observe_event,
     observe_loss,
     side_share,
@@ -407,11 +408,10 @@ def test_choosing_leaves_the_candidates_as_they_are():
     assert frame.equals(before)
 
 
-@pytest.mark.parametrize("where", ["gain-per-mac", "sprout", "random", "activation-rank"])
-def test_a_budget_that_is_exceeded_already_is_said(where):
-    choice = pick(EVEN, Policy(where=where), room={"params": 10.0, "macs": -1234.5}, allowance={})
-    assert choice.rows == ()
-    assert choice.reason == "no growth: the network exceeds its budget by 1,234.5 macs"
+def test_a_budget_that_is_exceeded_already_is_said():
+    assert exceeded({"params": 10.0, "macs": 0.0}) == exceeded({}) == ""
+    assert exceeded({"params": 10.0, "macs": -1234.5}) == "no growth: the network exceeds its budget by 1,234.5 macs"
+    assert exceeded({"params": -3.0, "macs": -1.0}).endswith(" by 3 params and 1 macs")
 
 
 @pytest.mark.parametrize("where", ["gain-per-mac", "round-robin", "random"])
