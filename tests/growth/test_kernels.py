@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import scipy.linalg
 import torch
@@ -52,6 +53,26 @@ def test_the_best_direction_meets_the_gradient_better_than_any_other_of_its_outp
 def test_directions_are_finite_where_the_inputs_are_dead_or_all_alike() -> None:
     moments = torch.stack([torch.zeros(4, 4), torch.ones(4, 4)]).double()
     assert bool(torch.isfinite(best_directions(moments, torch.randn(2, 3, 4).double(), 2)).all())
+
+
+@pytest.mark.parametrize(("inputs", "consumers"), [(40, 6), (6, 40)])
+def test_the_directions_are_those_of_the_square_root_of_the_moments(inputs: int, consumers: int) -> None:
+    roots, gradient = torch.randn(2, inputs, 90).double(), torch.randn(2, consumers, inputs).double()
+    moments = roots @ roots.mT
+    for M, S, found in zip(gradient, moments, best_directions(moments, gradient, count=4), strict=True):
+        ridged = S + 1e-3 * S.diagonal().mean() * torch.eye(inputs)
+        root = torch.from_numpy(np.linalg.inv(scipy.linalg.sqrtm(ridged.numpy())))
+        best = torch.linalg.svd(M @ root).Vh[:4] @ root
+        torch.testing.assert_close(found, best * best.sum(1, keepdim=True).sign())
+
+
+@pytest.mark.parametrize("rank", [0, 1, 2])
+def test_a_gradient_of_fewer_directions_than_asked_for_leads_to_filters_that_differ_all_the_same(rank: int) -> None:
+    roots = torch.randn(1, 20, 50, dtype=torch.float64)
+    moments = roots @ roots.mT
+    gradient = torch.randn(1, 3, rank, dtype=torch.float64) @ torch.randn(1, rank, 20, dtype=torch.float64)
+    found = best_directions(moments, gradient, count=3)[0]
+    torch.testing.assert_close(found @ moments[0] @ found.T, torch.eye(3, dtype=torch.float64), rtol=0, atol=0.05)
 
 
 @pytest.mark.parametrize(("stride", "side"), [(1, 3), (2, 3), (2, 5)])
