@@ -313,13 +313,13 @@ def choose(
         if any(after[unit] > room[unit] for unit in after):
             continue
         if chosen and any(after[unit] > allowance[unit] for unit in after):
+            if policy.where == "round-robin":  # whoever's turn it is keeps it
+                break
             continue
         chosen.append(row)
         touched |= sites[row]
         spent = after
         state.last_site = frame["site"].iloc[row]
-        if policy.where == "round-robin":
-            break
         if by_gain:  # what is left is worth what it would add to those chosen
             order = ranking(frame, policy, state, generator, chosen, responses)
             waiting = [left for left in order if left in set(waiting)]

@@ -285,7 +285,7 @@ def test_what_brings_nothing_is_not_grown(where, gain):
 def test_placement_that_ignores_gains_grows_what_brings_nothing_too():
     frame = frame_of(("a", -1.0, 1), ("b", -2.0, 1))
     assert len(pick(frame, Policy(where="random")).rows) == 2
-    assert len(pick(frame, Policy(where="round-robin")).rows) == 1
+    assert len(pick(frame, Policy(where="round-robin")).rows) == 2
 
 
 EVEN = frame_of(("a", 9.3, 90), ("b", 6.1, 60), ("c", 3.0, 30), ("d", 1.0, 10.5))  # a gains most per MAC, d least
@@ -343,11 +343,12 @@ UNITS["unit"] = ["s", "s", "s", "t", "s", "", "t"]
     ],
 )
 def test_a_unit_is_one_candidate_with_the_best_of_each_of_its_sites(where, together, expected):
-    state = PolicyState(last_site="r")
-    assert list(pick(UNITS, Policy(where=where, together=together), state).rows) == expected
+    policy, state = Policy(where=where, together=together), PolicyState(last_site="r")
+    allowance = {"macs": 0.0} if where == "round-robin" else None  # for the first in any case, and for no other
+    assert list(pick(UNITS, policy, state, allowance=allowance).rows) == expected
     if where == "round-robin":
         assert state.last_site == "s"
-        assert list(pick(UNITS, Policy(where=where, together=together), state).rows) == ([3, 6] if together else [3])
+        assert list(pick(UNITS, policy, state, allowance=allowance).rows) == ([3, 6] if together else [3])
 
 
 @pytest.mark.parametrize(("macs", "expected"), [(100, "rshg"), (89.9, "rtu"), (110, "rshgtu"), (9.9, "")])
@@ -431,19 +432,27 @@ def test_no_candidates_no_growth():
 def test_round_robin_takes_the_sites_in_turn_and_at_each_its_best_candidate():
     frame = frame_of(("c", 1.0, 1), ("a", -5.0, 1), ("b", 9.0, 1), ("b", 2.0, 1), ("a", -1.0, 1))
     policy, state = Policy(where="round-robin"), PolicyState()
-    taken = [pick(frame, policy, state).rows for _ in range(5)]
+    taken = [pick(frame, policy, state, allowance={"macs": 1.0}).rows for _ in range(5)]
     assert [sites_of(frame, rows) for rows in taken] == [["a"], ["b"], ["c"], ["a"], ["b"]]
     assert [float(frame["gain"].iloc[rows[0]]) for rows in taken] == [-1.0, 9.0, 1.0, -1.0, 9.0]
+    assert sites_of(frame, pick(frame, policy, state, allowance={"macs": 9.0}).rows) == ["c", "a", "b"]
+
+
+def test_round_robin_goes_on_until_the_allowance_is_spent_and_then_the_next_one_keeps_its_turn():
+    frame = frame_of(("a", 1.0, 4), ("b", 1.0, 4), ("c", 1.0, 6), ("d", 1.0, 1))
+    policy, state, allowance = Policy(where="round-robin"), PolicyState(), {"macs": 10.0}
+    taken = [sites_of(frame, pick(frame, policy, state, allowance=allowance).rows) for _ in range(3)]
+    assert taken == [["a", "b"], ["c", "d"], ["a", "b"]]  # d would have fitted beside a and b; it was not its turn
 
 
 def test_round_robin_passes_over_a_site_without_a_candidate_that_fits_and_lets_new_ones_in():
-    policy, state = Policy(where="round-robin"), PolicyState(last_site="a")
+    policy, state, allowance = Policy(where="round-robin"), PolicyState(last_site="a"), {"macs": 1.0}
     frame = frame_of(("a", 1.0, 1), ("b", 1.0, 50), ("b", 0.5, 60), ("c", 1.0, 1))
-    assert sites_of(frame, pick(frame, policy, state, room={"macs": 10}).rows) == ["c"]
+    assert sites_of(frame, pick(frame, policy, state, room={"macs": 10}, allowance=allowance).rows) == ["c"]
     grown = frame_of(("a", 1.0, 1), ("c.new", 1.0, 1), ("c", 1.0, 1))
-    assert sites_of(grown, pick(grown, policy, state).rows) == ["c.new"]
+    assert sites_of(grown, pick(grown, policy, state, allowance=allowance).rows) == ["c.new"]
     gone = frame_of(("a", 1.0, 1), ("b", 1.0, 1))
-    assert sites_of(gone, pick(gone, policy, state).rows) == ["a"]
+    assert sites_of(gone, pick(gone, policy, state, allowance=allowance).rows) == ["a"]
 
 
 def test_random_placement_draws_from_the_generator_and_from_nothing_else():
