@@ -59,28 +59,28 @@ SHARED: dict[str, Any] = {
 }
 CHANNELS = ["intrinsic", "stage"]
 
-# They grow what ghostkit grows, at the same moments, one site at a time, as their papers do.
+# They grow at the same moments as ghostkit. Random placement and round robin differ from it in the place alone; the
+# others grow channels one site at a time, as their papers do.
 BASELINES: dict[str, dict[str, Any]] = {
-    "random": {"where": "random", "how": "random", "score": "none", "together": False},
-    "round robin": {"where": "round-robin", "how": "random", "score": "none", "together": False},
+    "random": {"where": "random", "score": "none"},
+    "round robin": {"where": "round-robin", "score": "none"},
     "Net2Wider": {"where": "random", "how": "split", "score": "none", "together": False, "kinds": CHANNELS},
     "GradMax": {"score": "raw", "how": "gradmax", "together": False, "kinds": CHANNELS},
 }
 ABLATIONS: dict[str, dict[str, Any]] = {
     "site by site": {"together": False},
-    "random, together": {"where": "random", "how": "random", "score": "none"},
-    "round robin, together": {"where": "round-robin", "how": "random", "score": "none"},
+    "random, site by site": {"where": "random", "how": "random", "score": "none", "together": False},
     "score raw": {"score": "raw"},
     "score residual": {"score": "residual"},
     "per parameter": {"where": "gain-per-parameter"},
     "activation rank": {"where": "activation-rank"},
     "sprouting": {"where": "sprout"},
     "every kind": {"kinds": list(KINDS)},
-    "no links": {"kinds": [kind for kind in KINDS if kind != "link"]},
+    "with links": {"kinds": [*CHANNELS, "block", "link"]},
     "no depth": {"kinds": CHANNELS},
     "random weights": {"how": "random"},
     "cosine throughout": {"anneal_from": 0.0},
-    "one event": {"grow_from": 0.1, "grow_until": 0.1, "share": 1.0},
+    "one event": {"grow_from": 0.1, "grow_until": 0.12, "grow_every": 1.0, "share": 1.0},
     "over by 0.4": {"grow_every": 0.05, "grow_from": 0.05, "grow_until": 0.4},
     "512 images": {"probe_samples": 512},
     "fixed budget": {"images_per_parameter": None},
@@ -97,8 +97,8 @@ PLAIN_BUDGET = 746_528  # MACs, those of the largest
 PLAIN: dict[str, dict[str, Any]] = {
     **{f"static {hidden}": {"hidden": (hidden,) * 3} for hidden in (2, 3, 4, 6, 8)},
     "ghostkit": {},
-    "random": {"where": "random", "how": "random", "score": "none"},
-    "round robin": {"where": "round-robin", "how": "random", "score": "none"},
+    "random": {"where": "random", "score": "none"},
+    "round robin": {"where": "round-robin", "score": "none"},
     "Net2Wider": {"where": "random", "how": "split", "score": "none"},
     "GradMax": {"score": "raw", "how": "gradmax"},
     "gromo TINY": {"gromo": "TINY"},

@@ -22,14 +22,14 @@ import yaml
 
 from benchmarks.study.study import run_arm
 
-OF_RUN = ("label", "track", "share", "learning_rate", "seed")
-DEFAULTS: dict[str, Any] = {"arm": "ghostkit", "track": "10k", "share": 1.0, "learning_rate": 0.1, "changes": {}}
+OF_RUN = ("label", "host", "arm", "track", "share", "learning_rate", "seed", "changes")
+DEFAULTS: dict[str, Any] = {"host": "seedling", "arm": "ghostkit", "track": "10k", "share": 1.0, "learning_rate": 0.1}
 
 
 def runs_of(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return one run for every line and seed."""
     return [
-        {**DEFAULTS, **{name: value for name, value in line.items() if name != "seeds"}, "seed": seed}
+        {**DEFAULTS, "changes": {}, **{name: value for name, value in line.items() if name != "seeds"}, "seed": seed}
         for line in lines
         for seed in line.get("seeds", [0, 1])
     ]
@@ -39,7 +39,12 @@ def row_of(run: dict[str, Any]) -> dict[str, Any]:
     """Train one run in a folder of its own and return its row."""
     with tempfile.TemporaryDirectory() as folder:
         row = run_arm(run["arm"], Path(folder) / "run", **{k: v for k, v in run.items() if k not in ("arm", "label")})
-    return {**row, "label": run["label"]}
+    return {**row, "label": run["label"], "changes": run["changes"]}
+
+
+def key_of(run: dict[str, Any]) -> str:
+    """Return what tells a run, or its row, from all others."""
+    return json.dumps([run.get(name) for name in OF_RUN])
 
 
 def table_of(rows: list[dict[str, Any]]) -> pd.DataFrame:
@@ -58,12 +63,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
     rows = [json.loads(line) for line in arguments.rows.read_text().splitlines()] if arguments.rows.exists() else []
-    made = {tuple(row[name] for name in OF_RUN) for row in rows}
-    missing = [
-        run
-        for run in runs_of(yaml.safe_load(arguments.lines.read_text()))
-        if tuple(run[name] for name in OF_RUN) not in made
-    ]
+    made = set(map(key_of, rows))
+    missing = [run for run in runs_of(yaml.safe_load(arguments.lines.read_text())) if key_of(run) not in made]
     arguments.rows.parent.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(arguments.workers, multiprocessing.get_context("spawn")) as pool:
         for number, future in enumerate(as_completed([pool.submit(row_of, run) for run in missing]), 1):

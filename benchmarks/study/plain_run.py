@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from benchmarks.study.plain import PlainResNet, gromo_twin
-from ghostkit.costs import TRAINING_PASS, latency, layer_costs, macs, params
+from ghostkit.costs import TRAINING_PASS, evaluating, latency, layer_costs, macs, params
 from ghostkit.data import ImageData, batches
 from ghostkit.engine import Engine
 from ghostkit.growth.policy import ROUNDING, Budget, Policy, PolicyState, due
@@ -158,24 +158,23 @@ def gromos(
 
     def event(left: float) -> None:
         model.set_growing_layers("all")
-        fitting = [int(left // cost_of_one(model, block, images)) for block in model._growing_layers]
+        fitting = {block: int(left // cost_of_one(model, block, images)) for block in model._growing_layers}
+        model._growing_layers = [block for block, count in fitting.items() if count]
+        if not model._growing_layers:
+            return
         model.init_computation()
         for some, theirs in parts:
             model.zero_grad()
             F.cross_entropy(model(some), theirs, reduction="sum").backward()
             model.update_computation()
-        for block, count in zip(model._growing_layers, fitting, strict=True):
+        for block in model._growing_layers:
             block.compute_optimal_updates(
-                maximum_added_neurons=max(count, 1), statistical_threshold=0.0, **METHODS[method]
+                maximum_added_neurons=fitting[block], statistical_threshold=0.0, **METHODS[method]
             )
         model.reset_computation()
         model.zero_grad()
-        place = model.select_best_update()
+        model.select_best_update()
         chosen = model.currently_updated_layer
-        if fitting[place] < 1:
-            chosen.delete_update()
-            model.currently_updated_layer_index = None
-            return
         best = searched(model, chosen, parts) if method == "TINY" else 1.0
         chosen.scaling_factor = best or SCALES[1]  # nothing gained still grows, as ours does
         model.apply_change()
@@ -250,7 +249,9 @@ def run_plain(
         grow = gromos(model, probe, limit, compute, arm["gromo"], policy)
     elif "hidden" not in arm:
         grow = ours(model, optimizer, probe, limit, compute, arm, seed, policy)
-    spent, steps, epoch, events, seconds, started = 0.0, 0, 0, 0, 0.0, time.perf_counter()
+    spent, steps, epoch, started = 0.0, 0, 0, time.perf_counter()
+    took: list[float] = []  # seconds of each event that grew something
+    changed: list[float] = []  # by how much it changed an output at most
     size = macs(model, probe[0])
     model.train()
     while spent < compute:
@@ -264,29 +265,36 @@ def run_plain(
             optimizer.step()
             spent, steps = spent + TRAINING_PASS * size * len(images), steps + 1
             if grow is not None and due(policy, state, spent / compute + ROUNDING):
-                began = time.perf_counter()
+                before, outputs, began = size, outputs_of(model, probe[0]), time.perf_counter()
                 spent += grow(spent / compute)
-                if "gromo" in arm:
-                    optimizer = sgd(model, learning_rate)  # its tutorial makes a new one, whose momentum begins anew
-                seconds, events = seconds + time.perf_counter() - began, events + 1
-                size = macs(model, probe[0])
+                seconds, size = time.perf_counter() - began, macs(model, probe[0])
+                if size > before:
+                    took.append(seconds)
+                    changed.append(float((outputs_of(model, probe[0]) - outputs).abs().max()))
+                    if "gromo" in arm:
+                        optimizer = sgd(
+                            model, learning_rate
+                        )  # its tutorial makes a new one, whose momentum begins anew
                 model.train()
             if spent >= compute:
                 break
         epoch += 1
+    judgement = scores(model, data, data.judged)
     row = {
-        "validation": accuracy(model, data, data.judged),
+        "validation": judgement.accuracy,
+        "loss": judgement.loss,
         "compute": spent,
         "seconds": time.perf_counter() - started,
         "steps": steps,
         "params": params(model),
         "macs": size,
         "milliseconds": latency(model, probe[0][:1]),
-        "events": events,
-        "event_seconds": seconds / max(events, 1),
+        "events": len(took),
+        "event_seconds": sum(took) / max(len(took), 1),
+        "output_change": max(changed, default=0.0),
         "edits": str(hidden_of(model)),
     }
-    return {**row, "test": accuracy(model, data, data.test)} if judged == "test" else row
+    return {**row, "test": scores(model, data, data.test).accuracy} if judged == "test" else row
 
 
 def hidden_of(model: Any) -> tuple[int, ...]:
@@ -296,7 +304,12 @@ def hidden_of(model: Any) -> tuple[int, ...]:
     return tuple(block.first_layer.out_channels for block in model._growable_layers)
 
 
-def accuracy(model: nn.Module, data: ImageData, split: Any) -> float:
-    """Return the share of images told right."""
-    pairs = batches(split, 256, shuffle=False)
-    return classification.evaluate(model, pairs, len(data.classes)).accuracy
+def outputs_of(model: nn.Module, images: Tensor) -> Tensor:
+    """Return what the network makes of ``images`` in use; a look that is not charged, since only the table wants it."""
+    with evaluating(model):
+        return model(images)
+
+
+def scores(model: nn.Module, data: ImageData, split: Any) -> classification.Scores:
+    """Return what the network is worth on the images of ``split``."""
+    return classification.evaluate(model, batches(split, 256, shuffle=False), len(data.classes))

@@ -12,6 +12,7 @@ from benchmarks.study.plain_run import run_plain
 from benchmarks.study.without import WITHOUT
 from ghostkit import Run, RunConfig, Trainer, evaluate, train
 from ghostkit.data import load
+from ghostkit.growth.policy import Policy
 
 __all__ = ["run_arm"]
 
@@ -40,7 +41,7 @@ def run_arm(
         learning_rate: of all weights.
         seed: of the weights, the order of the images, and growth.
         judged: "validation", or "test" to ask the test images as well, once, when all is decided.
-        changes: further values of the configuration, to explore with.
+        changes: further values of the configuration, to explore with; on the plain host, of the policy.
     """
     told = {"host": host, "arm": arm, "track": track, "share": share, "learning_rate": learning_rate, "seed": seed}
     if host == "plain":
@@ -48,7 +49,8 @@ def run_arm(
         data = load(SHARED["data"], validation_samples=SHARED["validation_samples"], train_samples=TRACKS[track])
         compute = compute_of(track, share, PLAIN_BUDGET)
         spent = {"budget": PLAIN_BUDGET, "compute": compute, "learning_rate": learning_rate}
-        return {**told, **run_plain(PLAIN[arm], data, **spent, seed=seed, judged=judged)}
+        policy = Policy(**(changes or {}))
+        return {**told, **run_plain(PLAIN[arm], data, **spent, seed=seed, judged=judged, policy=policy)}
     shared = {
         **SHARED,
         "train_samples": TRACKS[track],

@@ -11,11 +11,12 @@ import torch
 import yaml
 from torch import nn
 
+import ghostkit
 from ghostkit import RunConfig, Trainer
 from ghostkit.costs import macs, params
 from ghostkit.data import load
 from ghostkit.growth.history import history_of
-from ghostkit.growth.policy import Budget, Policy
+from ghostkit.growth.policy import Budget, Policy, PolicyState, due
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # benchmarks are no part of the package
 
@@ -31,6 +32,7 @@ from benchmarks.study.arms import (
     compute_of,
     settings_of,
 )
+from benchmarks.study.explore import key_of, runs_of
 from benchmarks.study.plain import OpenReLU, PlainResNet, gromo_twin
 from benchmarks.study.plain_run import hidden_of, run_plain
 from benchmarks.study.study import run_arm
@@ -39,6 +41,7 @@ from benchmarks.study.without import WITHOUT
 STUDY = Path(__file__).parents[2] / "benchmarks" / "study"
 ARMS = [*STATIC, SCRATCH, "ghostkit", *BASELINES, *ABLATIONS]
 IMAGE = torch.zeros(1, 1, 28, 28)
+SEEDLING = macs(ghostkit.build("seedling", 10, 1), IMAGE)
 DIGITS = {"data": "digits", "validation_samples": 200, "train_samples": 400, "probe_samples": 64, "threads": None}
 
 
@@ -48,9 +51,16 @@ def test_every_arm_is_a_valid_configuration(arm: str) -> None:
     assert (config.when == "never") == (arm in (*STATIC, SCRATCH))
 
 
-def test_the_budgets_are_the_sizes_of_the_largest_static_networks() -> None:
-    import ghostkit
+@pytest.mark.parametrize("arm", ["ghostkit", *BASELINES, *ABLATIONS])
+def test_every_arm_that_grows_has_a_moment_to(arm: str) -> None:
+    config = RunConfig(**{**SHARED, "compute": compute_of("10k", 1.0), **settings_of(arm)})
+    policy = Policy(**{name: getattr(config, name) for name in Policy.__dataclass_fields__})
+    step, state = 3 * SEEDLING * 64 / config.compute, PolicyState()  # as the seedling goes on, batch by batch
+    moments = sum(due(policy, state, number * step) for number in range(1, int(1 / step)))
+    assert moments == {"one event": 1, "over by 0.4": 7}.get(arm, 11)
 
+
+def test_the_budgets_are_the_sizes_of_the_largest_static_networks() -> None:
     largest = ghostkit.build("seedling", 10, 1, **STATIC["static 0.48"])
     assert pytest.approx(macs(largest, IMAGE), rel=1e-3) == BUDGET
     for name, options in STATIC.items():
@@ -91,6 +101,16 @@ def test_each_list_of_runs_names_arms_that_are_there() -> None:
         known = PLAIN if told["parameters"].get("host") == "plain" else ARMS
         assert set(told["grid"]["arm"]) <= {*known}
     assert set(lists["ablations"]["grid"]["arm"]) == {"ghostkit", *ABLATIONS}
+    assert set(lists["screening"]["grid"]["arm"]) == {*ARMS} - {*ABLATIONS}
+    assert set(lists["screening_plain"]["grid"]["arm"]) == {*PLAIN}
+
+
+def test_what_is_explored_is_made_again_where_anything_but_its_rows_is_another() -> None:
+    first, second = runs_of([{"label": "a", "changes": {"share": 0.1}}])
+    assert (first["seed"], second["seed"], first["arm"], first["host"]) == (0, 1, "ghostkit", "seedling")
+    others = [{"changes": {"share": 0.2}}, {"host": "plain"}, {"arm": "random"}, {"share": 0.5}]
+    assert len({key_of(run) for run in (first, second, *({**first, **other} for other in others))}) == 6
+    assert key_of({**first, "validation": 0.9}) == key_of(first)
 
 
 @pytest.mark.parametrize("arm", ["ghostkit", *WITHOUT])
@@ -129,7 +149,8 @@ def test_a_plain_run_grows_inside_the_blocks_and_stays_within_its_budget(arm: st
     row, budget = plain_run(arm), 3 * macs(PlainResNet(), torch.zeros(1, 1, 8, 8))
     assert row["compute"] == pytest.approx(4e8, rel=0.1)
     assert row["macs"] <= budget
-    assert (row["edits"] != "(2, 2, 2)") == ("static" not in arm)
+    assert (row["edits"] != "(2, 2, 2)") == ("static" not in arm) == (row["events"] > 0)
+    assert row["output_change"] < 1e-4  # ours leaves what the network computes as it is
     assert row == plain_run(arm) | {name: row[name] for name in ("seconds", "event_seconds", "milliseconds")}
 
 
@@ -138,6 +159,7 @@ def test_gromo_grows_the_same_host_within_the_same_budget(arm: str) -> None:
     pytest.importorskip("gromo")
     row, budget = plain_run(arm, judged="test"), 3 * macs(PlainResNet(), torch.zeros(1, 1, 8, 8))
     assert row["edits"] != "(2, 2, 2)"
+    assert (row["events"] > 0, row["output_change"] > 0, row["loss"] > 0) == (True, True, True)
     assert row["macs"] <= budget
     assert row["compute"] == pytest.approx(4e8, rel=0.1)
     assert 0 <= row["test"] <= 1
