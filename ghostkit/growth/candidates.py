@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -17,7 +18,7 @@ from ghostkit.growth.edits import INITS, KINDS, AddIntrinsic, WidenStage, take_d
 from ghostkit.growth.gain import fisher_gain, per_sample_gradient
 from ghostkit.growth.layers import reader
 from ghostkit.growth.ledger import Ledger
-from ghostkit.growth.precision import in_full
+from ghostkit.growth.precision import device_of, in_full
 from ghostkit.growth.proposals import Loss, Seen, observe, propose, searched, unseen
 from ghostkit.growth.scoring import SCORES, score_attached
 from ghostkit.growth.sites import Site, sites, units
@@ -96,13 +97,15 @@ def candidates(
     grown = matching(known, at)
     ledger = Ledger(original, images[:1], latency or LatencyTable(batch=1))
     blind = score == UNSCORED and not extras and not any(map(searched, inits))
-    seen = unseen(known) if blind else observe(original, known, images, targets, loss)
+    with unheard(device_of(original)):
+        seen = unseen(known) if blind else observe(original, known, images, targets, loss)
     sizes = sizes_of(original, known, grown, kinds)
     if room:
         sizes = sizes_within(room, sizes, original, known, ledger, together=together)
     proposals = list(propose(original, known, grown, sizes, seen, kinds, kernel_sizes, inits, generator))
     attached = [] if score == UNSCORED else [proposal.attached for proposal in proposals]
-    found, forwards = score_attached(original, known, attached, images, targets, loss, score, generator)
+    with unheard(device_of(original)):
+        found, forwards = score_attached(original, known, attached, images, targets, loss, score, generator)
     rows, unit_of = [], units(known)
     for number, edit in enumerate(proposal.edit for proposal in proposals):
         added = ledger.added(take_down(edit, original, known, generator))
@@ -126,7 +129,8 @@ def candidates(
         frame["saturation"] = [saturation_at(site, known, used) for site in frame["site"]]
     if "gain_ratio" in extras:
         usual = mean_gain(original, known, seen)
-        frame["gain_ratio"] = [found[n].gain / found[n].numbers / usual if n in found else 0.0 for n in frame.index]
+        each = {number: scored.gain / max(scored.numbers, 1) for number, scored in found.items()}
+        frame["gain_ratio"] = [each.get(number, 0.0) / usual for number in frame.index]
     order = frame["gain"].sort_values(ascending=False, kind="stable").index
     if score == UNSCORED:
         order = frame.index[torch.randperm(len(frame), generator=generator).numpy()]
@@ -200,6 +204,14 @@ def scratch_copy(model: nn.Module) -> nn.Module:
         parameter.grad = None
         parameter.requires_grad_(False)  # gradients are wanted at layers' outputs only, which saves a third of a pass
     return scratch.train()
+
+
+@contextmanager
+def unheard(device: torch.device) -> Iterator[None]:
+    """Let what passes draw by themselves, such as dropout without a module, be the same always, and heard by nobody."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(0)
+        yield
 
 
 def saturation(seen: Seen) -> float:

@@ -18,6 +18,7 @@ from torch.nn.grad import conv2d_weight
 __all__ = ["best_branch", "best_directions", "best_intrinsic", "best_layer", "search_macs", "second_moments"]
 
 RIDGE = 1e-3  # share of the mean diagonal added to S: dead and smooth maps make it singular
+LEAST = 1e-30  # added to the S of maps that are dead throughout; their directions stay far from overflow
 # Second moments are taken over this many samples, and over as many positions for each of their dimensions, at least.
 MOMENT_SAMPLES = 48
 
@@ -37,7 +38,7 @@ def best_directions(moments: Tensor, gradient: Tensor, count: int, whiten: bool 
         (G, count, d), best first, with a fixed sign.
     """
     d = moments.shape[-1]
-    ridge = RIDGE * moments.diagonal(dim1=1, dim2=2).mean(1).clamp(min=torch.finfo(moments.dtype).tiny)
+    ridge = (RIDGE * moments.diagonal(dim1=1, dim2=2).mean(1)).clamp(min=LEAST)
     moments = moments + ridge[:, None, None] * torch.eye(d, dtype=moments.dtype, device=moments.device)
     # With S = L L^T, L^(-1) stands for S^(-1/2): they differ by a rotation, and eigenvectors of S would take minutes
     # where there are thousands of inputs.

@@ -189,8 +189,10 @@ def score_attached(
 
 def gained(parts: Sequence[Part], score: str) -> Scored:
     """Return what a candidate with these zero-born ``parts`` would bring."""
-    gain, size, response = 0.0, 0, torch.zeros(())
+    gain, size, response = 0.0, 0, torch.zeros(len(parts[0].delta))
     for part in parts:
+        if not (part.features.shape[1] and part.delta.shape[1]):  # dead, or felt by nobody: nothing to gain
+            continue
         news = part.news()
         gradients = news.gradients()
         gain += SCORES[score](part, news, gradients)

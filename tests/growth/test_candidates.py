@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -16,11 +17,12 @@ from torch import Tensor, nn
 from ghostkit import costs
 from ghostkit.costs import LatencyTable
 from ghostkit.errors import GhostkitError, ProbeError
-from ghostkit.growth import AddBranch, AddIntrinsic, grow, sites
+from ghostkit.growth import AddBlock, AddBranch, AddIntrinsic, grow, sites
 from ghostkit.growth.candidates import candidates
 from ghostkit.growth.edits import ORDER
 from ghostkit.growth.proposals import ends_of
 from ghostkit.nn import GhostModule
+from ghostkit.nn.zoo import build
 
 COLUMNS = ["edit", "site", "kind", "init", "gain", "macs", "params", "milliseconds", "unit"]
 HOSTS = ["seedling", "plain seedling", "cut-off ghosts", "odd", "grown"]
@@ -306,6 +308,41 @@ def test_hidden_maps_of_ordinary_blocks_are_doubled_and_streams_widened_by_a_qua
     assert added["layer2.0.conv1"] == 128
     assert added["layer2.0.conv2"] == 32
     assert set(frame["unit"]) == {"conv1", "layer2.0.conv2", "layer3.0.conv2", "layer4.0.conv2"}
+
+
+@pytest.mark.parametrize("name", ["seedling", "ghost_resnet20"])
+def test_everything_has_a_gain_right_after_a_block_was_added_which_nobody_feels_yet(name: str) -> None:
+    model = build(name, 3, 1)
+    images, targets = torch.randn(8, 1, 16, 16), torch.arange(8) % 3
+    row = next(site for site in sites(model) if site.axis == "depth")
+    grow(model, AddBlock(row.id, row.blocks[-1]), probe=images)
+    frame = score(model, images, targets, extras=("gain_ratio",))
+    assert bool(np.isfinite(frame[["gain", "gain_ratio"]].to_numpy()).all())
+    new = frame["site"].str.startswith(f"{row.id}.g1.")
+    assert bool((frame.loc[new & (frame["kind"] == "layer"), "gain"] == 0).all())
+    assert bool((frame.loc[~new, "gain"] != 0).any())
+
+
+class Dropping(nn.Sequential):
+    """A network that drops features without a module of its own for it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, *others = self
+        x = F.dropout(first(x), 0.5, self.training)
+        for layer in others:
+            x = layer(x)
+        return x
+
+
+def test_dropout_by_a_function_draws_from_nobodys_generator_and_the_same_at_every_call() -> None:
+    torch.manual_seed(0)
+    parts = [GhostModule(1, 8), nn.Conv2d(8, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 3, 1)]
+    model = Dropping(*parts, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    images, targets = torch.randn(8, 1, 10, 10), torch.arange(8) % 3
+    before = torch.get_rng_state()
+    first, second = (score(model, images, targets) for _ in range(2))
+    assert torch.equal(before, torch.get_rng_state())
+    assert list(first["gain"]) == list(second["gain"])
 
 
 def test_a_network_without_a_site_is_refused() -> None:

@@ -55,6 +55,20 @@ def test_directions_are_finite_where_the_inputs_are_dead_or_all_alike() -> None:
     assert bool(torch.isfinite(best_directions(moments, torch.randn(2, 3, 4).double(), 2)).all())
 
 
+@pytest.mark.parametrize("seen", ["never", "late"])
+@pytest.mark.parametrize("felt", [True, False])
+def test_kernels_over_a_map_that_is_dead_on_the_probe_are_alive(seen: str, felt: bool) -> None:
+    maps, delta = smooth(64, 3), torch.randn(64, 2, 12, 12, dtype=torch.float64) * felt
+    maps[: 48 if seen == "late" else None, 1] = 0  # moments are taken over the first 48
+    norms = best_branch(maps, [delta], 3).flatten(1).norm(dim=1)
+    torch.testing.assert_close(norms, torch.ones(3, dtype=torch.float64))
+    conv = nn.Conv2d(3, 4, 3, padding=1).double()
+    filters = best_intrinsic(torch.zeros_like(maps), [delta], conv, 4)
+    torch.testing.assert_close(
+        filters.flatten(1).norm(dim=1), conv.weight.detach().flatten(1).norm(dim=1).mean().expand(4)
+    )
+
+
 @pytest.mark.parametrize(("inputs", "consumers"), [(40, 6), (6, 40)])
 def test_the_directions_are_those_of_the_square_root_of_the_moments(inputs: int, consumers: int) -> None:
     roots, gradient = torch.randn(2, inputs, 90).double(), torch.randn(2, consumers, inputs).double()
