@@ -22,6 +22,7 @@ __all__ = ["OPTIMIZERS", "as_precise", "fix_threads", "make_fabric", "make_optim
 OPTIMIZERS: dict[str, Any] = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 # A batch of fewer MACs than this is faster on one thread: waiting for a second one takes longer than the work.
 MACS_WORTH_THREADS = 5e7
+PINNED: list[int] = []  # threads before any run pinned them, and those that the last one pinned
 
 
 def fix_threads(config: RunConfig, device: torch.device, batch_macs: Callable[[], int]) -> None:
@@ -33,9 +34,19 @@ def fix_threads(config: RunConfig, device: torch.device, batch_macs: Callable[[]
         batch_macs: tells the MACs of a batch in the network that the run starts from; only asked where that decides.
     """
     if config.threads is not None:
-        torch.set_num_threads(config.threads)
+        pin_threads(config.threads)
     elif device.type == "cpu" and batch_macs() < MACS_WORTH_THREADS:
-        torch.set_num_threads(1)
+        pin_threads(1)
+    elif PINNED and PINNED[-1] == torch.get_num_threads():  # by an earlier run of this process, which is over
+        torch.set_num_threads(PINNED[0])
+        PINNED.clear()
+
+
+def pin_threads(count: int) -> None:
+    """Let PyTorch use ``count`` threads, and remember how many it used before the first run that pinned them."""
+    now = torch.get_num_threads()
+    PINNED[:] = [PINNED[0] if PINNED and PINNED[-1] == now else now, count]
+    torch.set_num_threads(count)
 
 
 def make_fabric(config: RunConfig) -> Fabric:

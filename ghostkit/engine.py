@@ -83,8 +83,8 @@ class Engine:
         self.params, self.macs = params(self.model), macs(self.model, self.probe[0])
 
     def costs(self) -> dict[str, float]:
-        """Return what the network costs now, in the units of a budget."""
-        return {"params": self.params, "macs": self.macs, "milliseconds": self._milliseconds(self.model)}
+        """Return what the network costs now, in the units of a budget, by the clock that all processes go by."""
+        return self.agree({"params": self.params, "macs": self.macs, "milliseconds": self._milliseconds(self.model)})
 
     def _milliseconds(self, model: nn.Module) -> float:
         """Return the latency of the network, or of a copy, by the table."""
@@ -225,7 +225,7 @@ class Engine:
 
         edits = inverse_of(history_of(self.model), number)
         context |= {"undoes": number, "reason": reason, "loss_before": loss if math.isfinite(loss) else None}
-        return self._note(edits, before, started, then=restore, **context)
+        return self._note(edits, before, started, then=restore, loss_after=last.loss_before, **context)
 
     def note(self, reason: str, **context: Any) -> GrowthEvent:
         """Note in the history something that is no growth, and why; arguments as for :meth:`grow`."""
@@ -235,7 +235,8 @@ class Engine:
         """Keep those sprouts of the last event that earned their cost, and remove the rest."""
         started, before = time.perf_counter(), self.costs()
         last = history_of(self.model).events[int(self.state.settling or 0) - 1]
-        loss, unit = self._probe_loss(), next(iter(self.budget.limits()), COST_OF["sprout"][0])
+        budget = self._trainable(before, float(context.get("progress", 0.0)))
+        loss, unit = self._probe_loss(), next(iter(budget.limits()), COST_OF["sprout"][0])
         price = {row["edit"]: float(row[unit]) for row in last.candidates if row["chosen"]}
         earned = []
         for edit, inverse in zip(last.edits, reversed(last.inverse), strict=True):
@@ -243,9 +244,8 @@ class Engine:
             apply_edits(without, [inverse], None, None, None, self.generator)
             earned.append((self._probe_loss(without) - loss, price[str(edit)], inverse))
         earned = self.agree(earned)
-        self.spent += len(earned) * self.macs * len(self.probe[0])
         assert self.seedling is not None
-        allowance = self.policy.share * self.budget.room(self.seedling).get(unit, float("inf"))
+        allowance = self.policy.share * budget.room(self.seedling).get(unit, float("inf"))
         kept, paid, gone = 0, 0.0, []
         for brought, cost, inverse in sorted(earned, key=lambda one: -one[0] / max(one[1], 1e-9)):
             if brought > 0 and (not kept or paid + cost <= allowance):
@@ -265,36 +265,59 @@ class Engine:
         then: Callable[[], None] | None = None,
         **context: Any,
     ) -> GrowthEvent:
-        """Apply ``edits``, do ``then``, and append the event with everything measured about it to the history."""
+        """Apply ``edits``, and append the event with everything measured about it to the history.
+
+        If any of it fails, memory that runs out while the loss is measured included, all is as it was before.
+
+        Args:
+            edits: may be none, where there is something to note all the same.
+            before: what the network costs.
+            started: when the event did, in seconds.
+            then: is done when nothing can fail any more.
+            **context: fields of the event; what the loss is after ``then``, too.
+        """
         if edits:
-            images = self.probe[0]
+            measured: dict[str, float] = {}
+
+            def measure() -> None:
+                measured["loss"], measured["milliseconds"] = self._loss(), self._milliseconds(self.model)
+
             following = nullcontext() if self.rates is None else self.rates.following(int(context.get("step", 0)))
             with following as follow:
                 event = apply_edits(
-                    self.model, edits, self.optimizer, images, self.average, self.generator, follow=follow, **context
+                    *(self.model, edits, self.optimizer, self.probe[0], self.average, self.generator),
+                    follow=follow,
+                    then=measure,
+                    **context,
                 )
-            if then is not None:
+            if then is None:
+                event = replace(event, loss_after=measured["loss"])
+            else:
                 then()
             self.params, self.macs = event.params_after, event.macs_after or self.macs
-            event = replace(event, loss_after=self._probe_loss())
-            # The measurements around an event are forward passes too: outputs before and after, and BN.
-            self.spent += 3.0 * self.macs * len(images)
+            # The measurements around an event are forward passes too: outputs before and after, BN, and the loss.
+            self.spent += 4.0 * self.macs * len(self.probe[0])
+            milliseconds = measured["milliseconds"]
         else:
             size = {"params_before": self.params, "params_after": self.params}
             event = GrowthEvent((), **{**size, "macs_before": self.macs, "macs_after": self.macs, **context})
+            milliseconds = before["milliseconds"]
         clock = {
             "seconds": time.perf_counter() - started,
             "milliseconds_before": before["milliseconds"],
-            "milliseconds_after": self.costs()["milliseconds"],
+            "milliseconds_after": milliseconds,
         }
         event = replace(event, clock=clock)
         history_of(self.model).events.append(event)
         return event
 
     def _probe_loss(self, model: nn.Module | None = None) -> float:
-        """Return the loss of the network, or of a copy, on the probe batch in eval mode, in nats."""
-        model = self.model if model is None else model
+        """Return the loss of the network, or of a copy, on the probe batch, in nats, and count what that takes."""
         self.spent += self.macs * len(self.probe[0])
+        return self._loss(model)
+
+    def _loss(self, model: nn.Module | None = None) -> float:
+        model = self.model if model is None else model
         with evaluating(model):
             return float(self.loss(model, *self.probe))
 

@@ -27,7 +27,7 @@ from ghostkit.steering import STEERED, follow
 if TYPE_CHECKING:
     from ghostkit.trainer import Trainer
 
-__all__ = ["resume", "save_run"]
+__all__ = ["resume", "save_run", "seedling_macs"]
 
 LARGEST_BATCH = 1 << 16  # images that latencies may be measured for
 
@@ -56,6 +56,18 @@ def resume(trainer: Trainer, checkpoint: Path) -> None:
     if trainer.run is not None:
         trainer.run.cut_metrics(rows)
         prune(trainer, trainer.run)  # a run that was killed right after it had saved has not come to that
+
+
+def seedling_macs(checkpoint: Path) -> int:
+    """Return the MACs of an image in the network that the run of a checkpoint started from.
+
+    Raises:
+        GhostkitError: if the checkpoint was not saved by a trainer.
+    """
+    try:
+        return int(load_state(checkpoint)[0]["seedling"]["macs"])
+    except UNFITTING as error:
+        raise GhostkitError(f"{str(checkpoint)!r} was not saved by a trainer: {error!r:.500}") from None
 
 
 def prune(trainer: Trainer, run: RunFolder) -> None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ from ghostkit.growth.policy import (
 from ghostkit.growth.rates import NewcomerRates
 from ghostkit.processes import agreed, average_statistics, check_shares
 from ghostkit.progress import Progress
-from ghostkit.resuming import resume, save_run
+from ghostkit.resuming import resume, save_run, seedling_macs
 from ghostkit.run_folder import RunFolder
 from ghostkit.runs import Run
 from ghostkit.start import images_of, network_of
@@ -96,11 +96,7 @@ class Trainer:
         self.optimizer: torch.optim.Optimizer = optimizer
         move_state(optimizer, self.fabric.device)
         check_accepts(self.model, self.task, config, self.data, self._images(one_image(self.data)))
-        fix_threads(
-            config,
-            self.fabric.device,
-            lambda: self._batch_macs(model if checkpoint is None else network_of(config, self.data)),
-        )
+        fix_threads(config, self.fabric.device, lambda: config.batch_size * self._macs_at_start(checkpoint))
         self.stepper = Stepper(
             self.fabric, self.model, self.optimizer, self.loss, config.seed, config.micro_batches, config.compile
         )
@@ -145,41 +141,32 @@ class Trainer:
             yield from self._going_on()
 
     def _going_on(self) -> Iterator[Event]:
+        """Yield the events of the run; what the consumer does between two of them is not the run's time."""
+        with closing(self._events()) as events:
+            while True:
+                began = time.perf_counter()
+                event = next(events, None)
+                self.progress.seconds += time.perf_counter() - began
+                if event is None:
+                    return
+                yield event
+
+    def _events(self) -> Generator[Event, None, None]:
         progress = self.progress
-        clock = time.perf_counter()
-
-        def tick() -> None:
-            nonlocal clock
-            now = time.perf_counter()
-            progress.seconds += now - clock
-            clock = now
-
         if progress.next_evaluation == 0:  # nothing has been measured yet
             yield self._evaluate()
             yield from self._save()
+        elif progress.step:  # a checkpoint that a person asked for may be from before what was due after its step
+            yield from self._after_step()
         while self.done < 1:
             for images, targets in self._epoch():
                 self._set_rate()
                 event = self._resolution(images)
                 if event is not None:
                     yield Grown(event)
-                    clock = time.perf_counter()
                 loss = self._step(images, targets)
-                tick()
                 yield StepDone(progress.step, self.done, loss)
-                clock = time.perf_counter()  # what the consumer does is not the run's time
-                if self.done >= progress.next_evaluation - ROUNDING or self.done >= 1:
-                    evaluated = self._evaluate()
-                    tick()
-                    yield evaluated
-                    clock = time.perf_counter()
-                for event in self._growth():
-                    tick()
-                    yield Grown(event)
-                    clock = time.perf_counter()
-                if self._worth_saving:
-                    yield from self._save()
-                    clock = time.perf_counter()
+                yield from self._after_step()
                 if self.done >= 1:
                     break
             else:
@@ -189,6 +176,15 @@ class Trainer:
         result = self._finish()
         self.close()
         yield Finished(result)
+
+    def _after_step(self) -> Iterator[Event]:
+        """Yield what is due after a step, and was not done yet: an evaluation, growth, a checkpoint."""
+        unmeasured = self.progress.images > 0
+        if self.done >= self.progress.next_evaluation - ROUNDING or (self.done >= 1 and unmeasured):
+            yield self._evaluate()
+        yield from map(Grown, self._growth())
+        if self._worth_saving:
+            yield from self._save()
 
     def close(self) -> None:
         """Let the run folder go, for another trainer to go on there; this one may still go on instead."""
@@ -346,6 +342,7 @@ class Trainer:
         if due_to_settle(self.engine.state, self.done):
             self._share_statistics()
             event = self.engine.settle(**self._moment())
+            self._collect_spent()
             if event is not None:
                 yield self._noted(event)
 
@@ -385,7 +382,7 @@ class Trainer:
         return self._small_macs[1]
 
     def _collect_spent(self) -> None:
-        self.progress.compute += self.engine.spent
+        self.progress.compute += agreed(self.fabric, self.engine.spent)
         self.engine.spent = 0.0
 
     def _probe(self) -> tuple[Tensor, Tensor]:
@@ -404,9 +401,11 @@ class Trainer:
         if self.config.when != "never":
             self.engine.budget.check(seedling)
 
-    def _batch_macs(self, start: nn.Module) -> int:
-        """Return the MACs of a batch in the network that the run starts from."""
-        return self.config.batch_size * macs(as_precise(self.fabric, start), self._images(one_image(self.data)))
+    def _macs_at_start(self, checkpoint: Path | None) -> int:
+        """Return the MACs of an image in the network that the run started from."""
+        if checkpoint is not None:
+            return seedling_macs(checkpoint)
+        return macs(self.model, self._images(one_image(self.data)))
 
     # -- measuring, saving, finishing --------------------------------------------------------------------------------
 
@@ -458,11 +457,10 @@ class Trainer:
             self.run.write_history(history_of(self.model))
 
     def _save(self) -> Iterator[CheckpointSaved]:
-        if self.run is None:
-            return
-        folder = save_run(self, self.run)
+        self._share_statistics()
         self._worth_saving = False
-        yield CheckpointSaved(folder)
+        if self.run is not None:
+            yield CheckpointSaved(save_run(self, self.run))
 
     def _finish(self) -> dict[str, Any]:
         scores = self._scores(self.data.judged)

@@ -235,6 +235,32 @@ def test_a_probe_that_cannot_tell_what_should_grow_is_noted_and_changes_nothing(
     assert engine.grow().edits  # by hand, and with a probe that can, it still grows
 
 
+@pytest.mark.parametrize("failing", ["loss", "latency"])
+@pytest.mark.parametrize("by", ["the policy", "hand"])
+def test_an_event_whose_measurement_fails_never_happened(failing, by, monkeypatch):
+    engine = make()
+    engine.costs()  # latencies are known from here on
+    before, size, random = everything(engine), counted(engine), engine.generator.get_state()
+    monkeypatch.setattr(engine, "_loss" if failing == "loss" else "_milliseconds", lambda *_: memory_runs_out(engine))
+    monkeypatch.setattr(engine, "_probe_loss", lambda *_: 1.0)
+    monkeypatch.setattr(engine, "costs", lambda: {"params": size[0], "macs": size[1], "milliseconds": 1.0})
+    with pytest.raises(torch.OutOfMemoryError):
+        engine.grow() if by == "the policy" else engine.apply([AddBlock("blocks.0", "0")])
+    after = everything(engine)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert (engine.params, engine.macs) == counted(engine) == size
+    assert history_of(engine.model).events == []
+    monkeypatch.undo()
+    engine.generator.set_state(random)
+    assert engine.grow().edits
+
+
+def memory_runs_out(engine: Engine) -> float:
+    assert sum(parameter.numel() for parameter in engine.model.parameters()) > engine.params  # it has grown
+    raise torch.OutOfMemoryError("out of memory")
+
+
 # Limited compute
 
 
@@ -413,6 +439,31 @@ def sprouted(share: float = 0.2) -> tuple[Engine, Any]:
     engine = make(policy=Policy(where="sprout", share=share, window=0.1))
     engine.budget = Budget(macs=3 * engine.macs)
     return engine, engine.grow(progress=0.2)
+
+
+def test_what_settling_sprouts_takes_is_counted_once():
+    engine, event = sprouted()
+    passes, loss = [], engine.loss
+    engine.spent, engine.loss = 0.0, lambda *arguments: passes.append(1) or loss(*arguments)
+    grown = engine.macs
+    settled = engine.settle()
+    removed = 0 if settled is None else 1
+    assert len(passes) == 1 + len(event.edits) + removed  # the loss with all of them, and without each
+    assert engine.spent == (1 + len(event.edits)) * grown * 40 + 4 * removed * engine.macs * 40
+
+
+def test_sprouts_stay_within_what_the_compute_can_train():
+    kept = {}
+    for images_each in (None, 10.0):
+        engine = make(policy=Policy(where="sprout", share=0.1, window=0.1, images_per_parameter=images_each))
+        seedling = engine.macs
+        engine.budget, engine.compute = Budget(macs=10 * seedling), 3 * 10 * 1.3 * seedling * 1.3 * engine.params
+        event = engine.grow()
+        price = {row["edit"]: row["macs"] for row in event.candidates if row["chosen"]}
+        engine._probe_loss = lambda model=None: float(model is not None)  # all of them earn the same
+        engine.settle()
+        kept[images_each] = engine.macs - seedling, min(price.values())
+    assert kept[10.0][0] <= max(0.1 * 0.3 * seedling, kept[10.0][1]) < kept[None][0]
 
 
 def test_three_times_as_much_sprouts_as_stays():

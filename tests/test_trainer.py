@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -141,6 +142,44 @@ def test_a_run_that_was_dropped_goes_on_to_the_same_end(name, place, tmp_path):
     del events
     trainer = Trainer(config(**RUNS[name]), tmp_path)
     assert same(unbroken(name), outcome(tmp_path, trainer, [letter(event) for event in trainer]))
+
+
+@pytest.mark.parametrize("place", range(2, len(SEQUENCE)))
+def test_a_run_that_was_saved_by_hand_at_any_event_and_dropped_goes_on_to_the_same_end(place, tmp_path):
+    first = Trainer(config(**RUNS["sgd, at random"]), tmp_path)
+    events = iter(first)
+    assert [letter(next(events)) for _ in range(place)] == SEQUENCE[:place]
+    first.save()
+    first.close()
+    del events
+    trainer = Trainer(config(**RUNS["sgd, at random"]), tmp_path)
+    ended, whole = outcome(tmp_path, trainer, [letter(event) for event in trainer]), unbroken("sgd, at random")
+    assert set(ended.files.pop("checkpoints")) >= set(whole.files["checkpoints"])
+    assert ended.files == {name: rows for name, rows in whole.files.items() if name != "checkpoints"}
+    assert differences(ended.tensors, whole.tensors) == []
+
+
+def test_what_watching_an_event_takes_is_counted_by_a_run_that_resumes_too(tmp_path):
+    watched = config(roll_back=1e9, window=0.25, epochs=4)
+    whole = Trainer(watched).train()
+    events = iter(Trainer(watched, tmp_path))
+    while not isinstance(next(events), Finished) and Run(tmp_path).metrics["step"].max() < 8:
+        pass
+    del events
+    assert Trainer(watched, tmp_path).train()["compute"] == whole["compute"]
+
+
+@pytest.mark.parametrize("source", ["weights", "shape"])
+def test_a_run_that_started_from_another_one_resumes_after_that_is_gone(source, tmp_path):
+    start = tmp_path / "start"
+    Trainer(config(epochs=0.5), start).train()
+    place = start if source == "shape" else max((start / "checkpoints").iterdir())
+    settings = config(**{source: str(place)}, threads=None, when="never")
+    events = iter(Trainer(settings, tmp_path / "run"))
+    assert [letter(next(events)) for _ in range(2)] == ["E", "C"]
+    del events
+    shutil.rmtree(start)
+    assert Trainer(settings, tmp_path / "run").train()["steps"] == 8
 
 
 def test_a_run_can_be_dropped_again_and_again(tmp_path):
@@ -328,7 +367,7 @@ def test_candidates_can_be_looked_at_by_hand_and_looking_is_counted():
 def test_a_run_of_limited_compute_stops_there_whatever_its_epochs(when, tmp_path):
     macs = Trainer(config()).engine.macs
     limit = 3.0 * macs * 64 * 10.5  # ten and a half steps of the seedling
-    trainer = Trainer(config(compute=limit, epochs=1000, when=when), tmp_path)
+    trainer = Trainer(config(compute=limit, epochs=1000, when=when, images_per_parameter=None), tmp_path)
     before = 0.0
     for event in trainer:
         if isinstance(event, StepDone):

@@ -104,12 +104,14 @@ def apply_edits(
     ema: nn.Module | None,
     generator: torch.Generator,
     follow: Callable[[Surgery], None] | None = None,
+    then: Callable[[], None] | None = None,
     **context: Any,
 ) -> GrowthEvent:
     """Apply ``edits`` whole or not at all, and return the event without noting it; arguments as for :func:`grow`.
 
     Args:
         follow: is told of each surgery right after it was applied.
+        then: is done last; the edits are taken back if it fails.
         **context: further fields of the event: step, epoch, reason, ...
     """
     started = time.perf_counter()
@@ -140,13 +142,16 @@ def apply_edits(
             if average is not None:
                 measure_fresh_statistics(average, fresh, probe)
             change = largest_change(before, outputs(model, probe), edits)
+        params_after, macs_after = costs.params(model), None if probe is None else costs.macs(model, probe)
+        if then is not None:
+            then()
     return GrowthEvent(
         edits=tuple(map(bare, edits)),
         inverse=tuple(map(bare, inverse)),
         params_before=params_before,
-        params_after=costs.params(model),
+        params_after=params_after,
         macs_before=macs_before,
-        macs_after=None if probe is None else costs.macs(model, probe),
+        macs_after=macs_after,
         max_logit_change=change,
         clock={"seconds": time.perf_counter() - started},
         **context,
