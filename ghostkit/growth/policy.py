@@ -79,8 +79,8 @@ class Policy:
         roll_back: take an event back if the probe's loss, a window later, is higher than before it by more than this
             many nats; None never does.
         give_up: growth is over after this many looks in a row that brought nothing; None never gives up.
-        images_per_parameter: where the compute is limited, training images that growth leaves for each parameter, at
-            least; None does not look.
+        images_per_parameter: where the compute is limited, training images that growth leaves for each parameter,
+            about (:meth:`Budget.trainable`); None does not look.
         resolution: side of the training images at first, as a share of their full side.
         resolution_until: share of the run from which the images have their full side.
     """
@@ -174,14 +174,15 @@ class Budget:
     def trainable(self, costs: Mapping[str, float], compute: float, images_each: float) -> Budget:
         """Return this budget with no more MACs than ``compute`` can train.
 
-        Of a compute C, a network of M MACs is trained on C / 3M images. Parameters are taken to grow as the MACs do, so
+        Of a compute C, a network of M MACs is trained on C / 3M images. Parameters are taken to grow as the MACs do
+        (where they grow faster, some fewer images are left for each; a fifth fewer at the most that was seen), so
         that M² = (C / 3) (MACs now / parameters now) / ``images_each``: size and images each go with the root of the
         compute, as in Hoffmann et al. (2203.15556).
 
         Args:
             costs: of the network now.
             compute: training MACs that the run has left.
-            images_each: training images for each parameter, at least.
+            images_each: training images for each parameter.
         """
         macs = (compute / TRAINING_PASS * costs["macs"] / costs["params"] / images_each) ** 0.5
         return replace(self, macs=macs if self.macs is None else min(self.macs, macs))
