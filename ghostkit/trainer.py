@@ -146,7 +146,8 @@ class Trainer:
             while True:
                 began = time.perf_counter()
                 event = next(events, None)
-                self.progress.seconds += time.perf_counter() - began
+                if not isinstance(event, CheckpointSaved):  # which does not know how long it took
+                    self.progress.seconds += time.perf_counter() - began
                 if event is None:
                     return
                 yield event
