@@ -30,6 +30,11 @@ if TYPE_CHECKING:
 __all__ = ["resume", "save_run", "seedling_macs"]
 
 LARGEST_BATCH = 1 << 16  # images that latencies may be measured for
+# What torch.amp.GradScaler remembers.
+SCALE = {
+    **{"scale": "float", "growth_factor": "float", "backoff_factor": "float"},
+    **{"growth_interval": "int", "_growth_tracker": "int"},
+}
 
 
 def save_run(trainer: Trainer, run: RunFolder) -> Path:
@@ -86,6 +91,7 @@ def gathered(trainer: Trainer) -> tuple[dict[str, Any], dict[str, Tensor]]:
         "seedling": engine.seedling,
         "changed": trainer.changed,
         "parts": trainer.parts,
+        "precision": trainer.fabric.strategy.precision.state_dict(),  # the scale of 16-mixed
         "metrics": 0 if trainer.run is None else trainer.run.metrics_written,
     }
     tensors = {"growth_random": engine.generator.get_state()}
@@ -123,6 +129,9 @@ def put_back(trainer: Trainer, checkpoint: Path) -> int:
         trainer.parts = trainer.stepper.parts = max(
             trainer.stepper.parts, min(int(state.get("parts", 1)), trainer.config.batch_size)
         )
+        scale = checked_fields(state.get("precision", {}), SCALE, "the scale of 16-mixed")
+        if scale:
+            trainer.fabric.strategy.precision.load_state_dict(scale)
         if trainer.average is not None:
             trainer.average.load_state_dict(part(tensors, "average/"))
         if engine.rates is not None:

@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from bit_for_bit import config
+from lightning_fabric.plugins.precision import MixedPrecision
 from torch import Tensor, nn
 
 import ghostkit
@@ -126,3 +127,19 @@ def test_a_run_trains_grows_and_is_resumed_in_every_precision(precision, tmp_pat
     wanted = {"64-true": torch.float64, "bf16-true": torch.bfloat16}.get(precision, torch.float32)
     assert {parameter.dtype for parameter in resumed.model.parameters()} == {wanted}
     assert 0 <= resumed.train()["accuracy"] <= 1
+
+
+def test_the_scale_of_16_mixed_is_resumed(tmp_path, monkeypatch):
+    def half(config):
+        fabric = make_fabric(config)
+        fabric.strategy.precision = MixedPrecision("16-mixed", "cpu")  # fabric itself takes it on a GPU only
+        return fabric
+
+    monkeypatch.setattr("ghostkit.trainer.make_fabric", half)
+    trainer = Trainer(config(), tmp_path)
+    next(iter(trainer))
+    found = {"scale": 512.0, "growth_factor": 2.0, "backoff_factor": 0.5, "growth_interval": 2000, "_growth_tracker": 7}
+    trainer.fabric.strategy.precision.load_state_dict(found)
+    trainer.save()
+    trainer.close()
+    assert Trainer(config(), tmp_path).fabric.strategy.precision.state_dict() == found

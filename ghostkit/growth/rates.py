@@ -20,6 +20,7 @@ from ghostkit.growth.surgery import Surgery
 __all__ = ["NewcomerRates"]
 
 SEEDLING = -1.0  # the birthday of entries that were there from the start
+BIRTHDAY = torch.float32  # which tells steps apart up to 2^24; a network's own precision may not from 256 on
 LEAST_RATE = 0.1  # new columns start at zero, where a rate in proportion to their norm would keep them
 
 
@@ -42,7 +43,8 @@ class NewcomerRates:
 
     def __post_init__(self) -> None:
         if not self.born:
-            self.born = {n: torch.full_like(p.detach(), SEEDLING) for n, p in self.model.named_parameters()}
+            named = self.model.named_parameters()
+            self.born = {name: torch.full_like(p.detach(), SEEDLING, dtype=BIRTHDAY) for name, p in named}
 
     @contextmanager
     def following(self, step: int) -> Iterator[Callable[[Surgery], None]]:
@@ -55,7 +57,7 @@ class NewcomerRates:
                     self.born[remap.tensor] = remapped(self.born[remap.tensor], remap.channels, remap.dim, float(step))
             for insert in surgery.inserts:
                 for name, parameter in self.model.get_submodule(insert.target).named_parameters(insert.target):
-                    self.born[name] = torch.full_like(parameter.detach(), float(step))
+                    self.born[name] = torch.full_like(parameter.detach(), float(step), dtype=BIRTHDAY)
             there = dict(self.model.named_parameters())
             self.born = {name: born for name, born in self.born.items() if name in there}
 

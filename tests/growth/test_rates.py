@@ -216,3 +216,17 @@ def test_an_event_that_fails_is_forgotten():
     assert fits(rates, model)
     assert rates.born.keys() == before.keys()
     assert all(rates.born[name] is before[name] for name in before)
+
+
+def test_half_precision_knows_the_steps_of_a_long_run_apart():
+    model = seedling().bfloat16()
+    rates = NewcomerRates(model, warm_up=3)
+    for step in (2301, 2302):
+        with rates.following(step) as follow:
+            edits = [AddIntrinsic(SITE, 1), AddBranch(SITE, 5)]
+            apply_edits(model, edits, None, None, None, torch.Generator().manual_seed(0), follow=follow)
+    assert {*rates.born[f"{SITE}.primary_conv.1.weight"].tolist()} == {SEEDLING, 2301.0, 2302.0}
+    weight = model.get_parameter(f"{SITE}.primary_conv.1.weight").detach()
+    scale = rates._scale(weight, rates.born[f"{SITE}.primary_conv.1.weight"], 2302)
+    assert scale.dtype == torch.bfloat16
+    assert scale.tolist() == [1.0] * (len(scale) - 2) + [0.5, 0.25]
