@@ -124,7 +124,7 @@ class RunConfig(BaseModel):
     )
     give_up: int | None = Field(4, ge=1, description="growth is over after so many looks in a row that brought nothing")
     images_per_parameter: float | None = Field(
-        25.0, gt=0, description="with compute: growth leaves about so many training images for each parameter"
+        None, gt=0, description="with compute: growth leaves about so many training images for each parameter"
     )
     warm_up: int = Field(0, ge=0, description="steps over which the learning rate of new weights rises to that of all")
     newcomer_rate: Literal["constant", "variance-transfer"] = Field(

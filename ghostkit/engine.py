@@ -164,10 +164,8 @@ class Engine:
 
     def _trainable(self, costs: Mapping[str, float], progress: float) -> Budget:
         """Return the budget, or the part of it that what is left of a limited compute can train."""
-        images_each = self.policy.images_per_parameter
-        if self.compute is None or images_each is None:
-            return self.budget
-        return self.budget.trainable(costs, self.compute * (1 - progress), images_each)
+        left = None if self.compute is None else self.compute * (1 - progress)
+        return self.budget.trainable(costs, left, self.policy.images_per_parameter)
 
     def _affordable(self, frame: pd.DataFrame, choice: Choice, budget: Budget) -> Choice:
         """Return ``choice`` without the last of its edits that together cost more than ``budget`` has left.

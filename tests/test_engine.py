@@ -274,7 +274,7 @@ def test_growth_keeps_within_what_the_rest_of_the_compute_can_train(progress):
     event = engine.grow(progress=progress)
     assert event.edits
     assert costs["macs"] < counted(engine)[1] <= limit
-    free = make(policy=Policy(share=1.0, images_per_parameter=None))
+    free = make(policy=Policy(share=1.0))
     free.compute = engine.compute
     free.grow(progress=progress)
     assert free.macs > limit

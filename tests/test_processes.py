@@ -29,7 +29,7 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "limited compute, milliseconds to the brim": {
         **{"compute": 2e8, "grow_from": 0.1, "grow_every": 0.1, "grow_until": 0.9, "share": 1.0},
-        **{"budget_milliseconds": 0.6, "images_per_parameter": None},
+        **{"budget_milliseconds": 0.6},
     },
 }
 # Each process finds other milliseconds, as it would by its clock, but the same ones each time.

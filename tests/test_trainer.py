@@ -367,7 +367,7 @@ def test_candidates_can_be_looked_at_by_hand_and_looking_is_counted():
 def test_a_run_of_limited_compute_stops_there_whatever_its_epochs(when, tmp_path):
     macs = Trainer(config()).engine.macs
     limit = 3.0 * macs * 64 * 10.5  # ten and a half steps of the seedling
-    trainer = Trainer(config(compute=limit, epochs=1000, when=when, images_per_parameter=None), tmp_path)
+    trainer = Trainer(config(compute=limit, epochs=1000, when=when), tmp_path)
     before = 0.0
     for event in trainer:
         if isinstance(event, StepDone):

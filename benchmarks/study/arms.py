@@ -83,7 +83,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "one event": {"grow_from": 0.1, "grow_until": 0.12, "grow_every": 1.0, "share": 1.0},
     "over by 0.4": {"grow_every": 0.05, "grow_from": 0.05, "grow_until": 0.4},
     "512 images": {"probe_samples": 512},
-    "fixed budget": {"images_per_parameter": None},
+    "25 images a parameter": {"images_per_parameter": 25.0},
     "warm-up": {"warm_up": 50},
     "variance transfer": {"newcomer_rate": "variance-transfer"},
     "small images first": {"resolution": 0.5, "resolution_until": 0.3},

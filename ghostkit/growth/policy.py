@@ -12,8 +12,8 @@ where                 ``gain-per-mac``, ``-per-parameter``, ``-per-millisecond``
                       window, and keep what earned its cost
 how                   ``svd`` (TINY), ``gradmax`` (2201.05125), ``random``, ``split`` (Net2Net, 1511.05641), ``clone``
                       (FRAGrow): arguments of :func:`ghostkit.candidates`
-how much              ``share`` of the budget's room for one event; several edits are chosen jointly; where the compute
-                      is limited, no more than it can train (:meth:`Budget.trainable`, after 2203.15556)
+how much              ``share`` of the budget's room for one event; several edits are chosen jointly; on demand no more
+                      than a limited compute can train (:meth:`Budget.trainable`, after 2203.15556)
 ====================  ==========================================================================================
 """
 
@@ -97,7 +97,7 @@ class Policy:
     window: float = 0.02
     roll_back: float | None = None
     give_up: int | None = 4
-    images_per_parameter: float | None = 25.0
+    images_per_parameter: float | None = None
     resolution: float = 1.0
     resolution_until: float = 0.0
 
@@ -171,7 +171,7 @@ class Budget:
                     f"budget_{unit}, start from a smaller model, or set when='never'"
                 )
 
-    def trainable(self, costs: Mapping[str, float], compute: float, images_each: float) -> Budget:
+    def trainable(self, costs: Mapping[str, float], compute: float | None, images_each: float | None) -> Budget:
         """Return this budget with no more MACs than ``compute`` can train.
 
         Of a compute C, a network of M MACs is trained on C / 3M images. Parameters are taken to grow as the MACs do
@@ -181,9 +181,11 @@ class Budget:
 
         Args:
             costs: of the network now.
-            compute: training MACs that the run has left.
-            images_each: training images for each parameter.
+            compute: training MACs that the run has left; None where they are not limited.
+            images_each: training images for each parameter; None does not look.
         """
+        if compute is None or images_each is None:
+            return self
         macs = (compute / TRAINING_PASS * costs["macs"] / costs["params"] / images_each) ** 0.5
         return replace(self, macs=macs if self.macs is None else min(self.macs, macs))
 

@@ -140,7 +140,7 @@ def plain_run(arm: str, **changes: Any) -> dict[str, Any]:
     host = PlainResNet()
     image = data.train.images(torch.arange(1))
     settings = {"budget": 3 * macs(host, image), "compute": 4e8, "learning_rate": 0.05, "seed": 0}
-    settings |= {"judged": "validation", "policy": Policy(images_per_parameter=0.1)}
+    settings |= {"judged": "validation", "policy": Policy()}
     return run_plain(PLAIN[arm], data, **{**settings, **changes})
 
 
