@@ -63,7 +63,8 @@ def one_part(table: pd.DataFrame, host: str, track: str | None = None, share: fl
     Args:
         table: a study.
         host: whose rows.
-        track: "10k" or "60k"; where most arms are when None.
+        track: "10k" or "60k"; when None the one where most arms are, of those where the test images were asked, if any
+            were.
         share: of the full compute; where most arms are when None, the larger one of equals.
 
     Raises:
@@ -76,6 +77,8 @@ def one_part(table: pd.DataFrame, host: str, track: str | None = None, share: fl
     if rows.empty:
         told = ", ".join(f"{name}={value!r}" for name, value in asked.items() if value is not None)
         raise GhostkitError(f"the study has no run of {told}")
+    if track is None and "test" in rows and rows["test"].notna().any():  # what is confirmed counts for more
+        rows = rows[rows["test"].notna()]
     arms = rows.groupby(["track", "share"])["arm"].nunique().sort_index()
     fullest = dict(zip(("track", "share"), arms[arms == arms.max()].index[-1], strict=True))
     return rows[(rows["track"] == fullest["track"]) & (rows["share"] == fullest["share"])].reset_index(drop=True)

@@ -211,3 +211,11 @@ def test_where_most_arms_are_is_compared_unless_something_else_is_asked_for():
     assert set(one_part(table, "plain", "60k", 0.25)["share"]) == {0.25}
     with pytest.raises(GhostkitError, match="the study has no run of host='plain', track='10k'"):
         one_part(table, "plain", "10k")
+
+
+def test_what_is_confirmed_on_the_test_images_is_compared_before_what_was_screened():
+    confirmed = study().query("arm != 'random'").assign(test=0.9)
+    table = pd.concat([confirmed, study().assign(track="10k")], ignore_index=True)
+    assert set(one_part(table, "seedling")["track"]) == {"60k"}
+    assert set(one_part(table.drop(columns="test"), "seedling")["track"]) == {"10k"}
+    assert set(one_part(table, "seedling", "10k")["arm"]) == set(study().query("host == 'seedling'")["arm"])
