@@ -32,8 +32,11 @@ __all__ = ["resume", "save_run", "seedling_macs"]
 LARGEST_BATCH = 1 << 16  # images that latencies may be measured for
 # What torch.amp.GradScaler remembers.
 SCALE = {
-    **{"scale": "float", "growth_factor": "float", "backoff_factor": "float"},
-    **{"growth_interval": "int", "_growth_tracker": "int"},
+    "scale": "float",
+    "growth_factor": "float",
+    "backoff_factor": "float",
+    "growth_interval": "int",
+    "_growth_tracker": "int",
 }
 
 

@@ -20,7 +20,6 @@ from ghostkit.growth.surgery import Surgery
 __all__ = ["NewcomerRates"]
 
 SEEDLING = -1.0  # the birthday of entries that were there from the start
-BIRTHDAY = torch.float32  # which tells steps apart up to 2^24; a network's own precision may not from 256 on
 LEAST_RATE = 0.1  # new columns start at zero, where a rate in proportion to their norm would keep them
 
 
@@ -43,8 +42,7 @@ class NewcomerRates:
 
     def __post_init__(self) -> None:
         if not self.born:
-            named = self.model.named_parameters()
-            self.born = {name: torch.full_like(p.detach(), SEEDLING, dtype=BIRTHDAY) for name, p in named}
+            self.born = {name: born_at(SEEDLING, parameter) for name, parameter in self.model.named_parameters()}
 
     @contextmanager
     def following(self, step: int) -> Iterator[Callable[[Surgery], None]]:
@@ -57,7 +55,7 @@ class NewcomerRates:
                     self.born[remap.tensor] = remapped(self.born[remap.tensor], remap.channels, remap.dim, float(step))
             for insert in surgery.inserts:
                 for name, parameter in self.model.get_submodule(insert.target).named_parameters(insert.target):
-                    self.born[name] = torch.full_like(parameter.detach(), float(step), dtype=BIRTHDAY)
+                    self.born[name] = born_at(step, parameter)
             there = dict(self.model.named_parameters())
             self.born = {name: born for name, born in self.born.items() if name in there}
 
@@ -99,3 +97,11 @@ class NewcomerRates:
                 ratio = float(weight[stage].square().mean().sqrt() / first)
                 scale = torch.where(stage, scale * min(max(ratio, LEAST_RATE), 1.0), scale)
         return None if bool((scale == 1).all()) else scale
+
+
+def born_at(step: float, parameter: Tensor) -> Tensor:
+    """Return the birthdays of a ``parameter`` that came as a whole at ``step``.
+
+    Single precision tells steps apart up to 2^24, whatever the parameter's own, which may not from 256 on.
+    """
+    return torch.full_like(parameter.detach(), step, dtype=torch.float32)

@@ -139,8 +139,8 @@ def plain_run(arm: str, **changes: Any) -> dict[str, Any]:
     data = load("digits", train_samples=400, validation_samples=100)
     host = PlainResNet()
     image = data.train.images(torch.arange(1))
-    settings = {"budget": 3 * macs(host, image), "compute": 4e8, "learning_rate": 0.05, "seed": 0}
-    settings |= {"judged": "validation", "policy": Policy()}
+    settings = {"budget": 3 * macs(host, image), "compute": 4e8, "learning_rate": 0.05}
+    settings |= {"seed": 0, "judged": "validation"}
     return run_plain(PLAIN[arm], data, **{**settings, **changes})
 
 
