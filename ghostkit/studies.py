@@ -140,15 +140,18 @@ def arm_curves(table: pd.DataFrame, metric: str = "validation") -> dict[str, lis
     return curves
 
 
-def declared_points(table: pd.DataFrame, metric: str = "validation") -> pd.DataFrame:
+def declared_points(table: pd.DataFrame, metric: str = "validation", first_seed: int = 0) -> pd.DataFrame:
     """Return what the study set out to show, declared before it ran, with its figures, and whether it is reached.
 
     Args:
         table: one learning rate an arm, see :func:`best_rates`.
         metric: what is reported: "validation", or "test" of the confirming runs.
+        first_seed: runs of earlier seeds only choose the best of the static sizes, on the validation images.
     """
-    seedling, plain = (table[table["host"] == host] for host in ("seedling", "plain"))
-    rows = [*_against_static(seedling, metric), *_against_growers(seedling, plain, metric), _event_time(plain)]
+    best = {share: _best_static(table[(table["host"] == "seedling") & (table["share"] == share)]) for share in SHARES}
+    fresh = table[table["seed"] >= first_seed]
+    seedling, plain = (fresh[fresh["host"] == host] for host in ("seedling", "plain"))
+    rows = [*_against_static(seedling, best, metric), *_against_growers(seedling, plain, metric), _event_time(plain)]
     return pd.DataFrame(rows, columns=["point", "wanted", "measured", "verdict"])
 
 
@@ -189,13 +192,14 @@ def _worded(apart: dict[str, Any] | None, other: str | None) -> str:
     return f"{100 * apart['difference']:+.2f} points{interval} to {other}, {seeds}{pairing}"
 
 
-def _against_static(table: pd.DataFrame, metric: str) -> Iterator[dict[str, str]]:
+def _against_static(
+    table: pd.DataFrame, best: dict[float, tuple[str | None, int]], metric: str
+) -> Iterator[dict[str, str]]:
     """Yield the points about static sizes: the best of them, at each compute, and the compute to reach the largest."""
     for share, name in reversed(SHARES.items()):
-        here = table[table["share"] == share]
-        best, count = _best_static(here)
-        apart = _apart(here, best, metric)
-        told = _worded(apart, f"{best}, the best of {count} sizes")
+        size, count = best[share]
+        apart = _apart(table[table["share"] == share], size, metric)
+        told = _worded(apart, f"{size}, the best of {count} sizes")
         asked = apart if count >= SIZES else None
         if share == 1:
             reached = _verdict(asked, lambda apart: apart["difference"] >= 0)

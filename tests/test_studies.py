@@ -145,6 +145,17 @@ def test_level_allows_a_tenth_of_a_point_where_a_sweep_is_replaced_nothing(level
     assert (found["2 anytime, F"], found["1 auto-sizing at F"]) == (verdict, "missed")
 
 
+def test_earlier_seeds_choose_the_best_size_and_count_in_nothing_else():
+    table = best_rates(study())
+    early = table["seed"] < 2
+    table = table[early | ~table["arm"].isin(SMALLER)]  # the smaller sizes were tried by two seeds alone
+    table.loc[early & (table["arm"] == "ghostkit"), "validation"] -= 0.5
+    points = declared_points(table, first_seed=2).set_index("point")
+    assert points.loc["1 auto-sizing at F", "measured"].endswith(" static 0.48, the best of 5 sizes, 3 of 20 seeds")
+    assert points.loc["1 auto-sizing at F", "verdict"] == "reached"
+    assert declared_points(table).set_index("point").loc["1 auto-sizing at F", "verdict"] == "missed"
+
+
 def test_an_empty_study_has_measured_nothing():
     assert set(verdicts(study().iloc[:0])) == set(verdicts(study()))
     assert set(verdicts(study().iloc[:0]).values()) == {"not measured yet"}

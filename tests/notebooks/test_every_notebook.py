@@ -18,7 +18,7 @@ each_notebook = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: 
 # Parameters that belong to a notebook and not to the runs in it; each has the first two.
 EVERYWHERE = {"folder", "smoke"}
 OF_NOTEBOOKS = EVERYWHERE | {"seeds", "run", "other", "other_where", "runs", "reference"}
-OF_NOTEBOOKS |= {"study", "host", "track", "compute_share", "split"}
+OF_NOTEBOOKS |= {"study", "host", "track", "compute_share", "split", "first_seed"}
 
 
 @each_notebook

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -17,6 +18,7 @@ from ghostkit.costs import macs, params
 from ghostkit.data import load
 from ghostkit.growth.history import history_of
 from ghostkit.growth.policy import Budget, Policy, PolicyState, due
+from ghostkit.studies import OWN, read_study
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # benchmarks are no part of the package
 
@@ -36,6 +38,7 @@ from benchmarks.study.explore import key_of, runs_of
 from benchmarks.study.plain import OpenReLU, PlainResNet, gromo_twin
 from benchmarks.study.plain_run import hidden_of, run_plain
 from benchmarks.study.study import run_arm
+from benchmarks.study.tables import written
 from benchmarks.study.without import WITHOUT
 
 STUDY = Path(__file__).parents[2] / "benchmarks" / "study"
@@ -191,3 +194,28 @@ def test_an_open_relu_lets_what_starts_at_zero_have_a_gradient() -> None:
         relu(x).sum().backward()
         assert torch.equal(relu(x), torch.tensor([0.0, 0.0, 2.0]))
         assert x.grad.tolist() == expected
+
+
+def test_the_tables_of_the_page_are_those_of_the_runs():
+    page = OWN.with_name("study.md").read_text(encoding="utf-8")
+    assert written(page, read_study()) == page
+    fewer = read_study().query("track == '60k' and seed != 109")
+    assert written(page, fewer) != page
+
+
+def test_a_table_says_how_many_seeds_there_are_and_how_sure_a_difference_is():
+    rows = [
+        {"host": "seedling", "arm": arm, "track": "60k", "share": share, "learning_rate": 0.1, "seed": seed}
+        | {"validation": level, "test": level + 0.001 * seed, "macs": 480_000, "params": 12_000, "event_seconds": 0.1}
+        for arm, level, seeds in (("static 0.48", 0.90, 4), ("ghostkit", 0.91, 3), ("random", 0.89, 1))
+        for share in (0.5, 1.0)
+        for seed in range(seeds)
+    ]
+    told = written("<!-- confirming seedling 0 -->\n\n| old |\n\nAfter it.\n", pd.DataFrame(rows))
+    *table, after = told.splitlines()[2:]
+    assert [line.split(" | ")[1:5] for line in table[2:-1]] == [
+        ["91.10 (3)", "91.10 (3)", "", ""],
+        ["90.15 (4)", "90.15 (4)", *["+1.00 [+1.00, +1.00]"] * 2],
+        ["89.00 (1)", "89.00 (1)", "–", "–"],
+    ]
+    assert (table[-1], after) == ("", "After it.")
