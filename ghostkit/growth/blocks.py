@@ -25,14 +25,29 @@ from ghostkit.nn.ghost import GhostBottleneck, GhostModule
 from ghostkit.nn.ghostify import ghost_of
 from ghostkit.nn.links import unlink
 
-__all__ = ["asleep", "hidden_channels", "identity_like", "is_block", "is_residual", "is_strided", "is_thin", "remade"]
+__all__ = [
+    "asleep",
+    "hidden_channels",
+    "identity_like",
+    "is_block",
+    "is_residual",
+    "is_strided",
+    "is_thin",
+    "remade",
+    "unhook",
+]
 
 ZeroBorn = tuple[nn.Module, tuple[str, str]]
 
 
 def is_block(layer: nn.Module) -> bool:
-    """Return whether :func:`identity_like` has a rule for ``layer``."""
-    return knows(identity_like, layer)
+    """Return whether :func:`identity_like` has a rule for ``layer``, and a BN in it can hold a new one at zero."""
+    return knows(identity_like, layer) and any(map(is_scaling, layer.modules()))
+
+
+def is_scaling(layer: nn.Module) -> bool:
+    """Return whether ``layer`` is a BN whose gamma can be learned."""
+    return isinstance(layer, nn.BatchNorm2d) and layer.affine
 
 
 def is_strided(block: nn.Module) -> bool:
@@ -157,6 +172,7 @@ def remade(block: nn.Module, channels: int, hidden: int | None = None) -> nn.Mod
         hidden: channels between its layers; each as many as it has when None.
     """
     unlink(block)
+    unhook(block)
     layers = chain(block)
     last, now = layers[-1][0], channels
     convolutions = dict(layers)
@@ -190,6 +206,15 @@ def remade(block: nn.Module, channels: int, hidden: int | None = None) -> nn.Mod
         parent, _, name = path.rpartition(".")
         setattr(block.get_submodule(parent), name, new)
     return block
+
+
+def unhook(host: nn.Module) -> None:
+    """Take from ``host``, a copy, the hooks that were set to listen to the original."""
+    for module in host.modules():
+        for hooks in (module._forward_hooks, module._forward_pre_hooks):
+            hooks.clear()
+        for hooks in (module._backward_hooks, module._backward_pre_hooks):
+            hooks.clear()
 
 
 def chain(block: nn.Module) -> list[tuple[str, nn.Module]]:

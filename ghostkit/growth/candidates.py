@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from ghostkit.costs import LatencyTable
 from ghostkit.errors import GhostkitError, ProbeError
-from ghostkit.growth.edits import INITS, KINDS, AddIntrinsic, WidenStage, take_down
+from ghostkit.growth.blocks import unhook
+from ghostkit.growth.edits import INITS, KINDS, AddBlock, AddBranch, AddIntrinsic, Growth, WidenStage, take_down
 from ghostkit.growth.gain import fisher_gain, per_sample_gradient
 from ghostkit.growth.layers import reader
 from ghostkit.growth.ledger import Ledger
@@ -52,6 +53,8 @@ def candidates(
 ) -> pd.DataFrame:
     """Return what could be grown, with predicted gain and cost, best first; ``model`` is left untouched.
 
+    What would join frozen parts alone is not offered: new numbers are frozen where their neighbours are.
+
     Args:
         model: the host.
         images: a batch (B, C, H, W).
@@ -84,7 +87,7 @@ def candidates(
     Raises:
         ProbeError: if the batch cannot tell what should grow: one image, labels that are all equal, values that are not
             finite.
-        GhostkitError: if an argument is unknown or the model has no site.
+        GhostkitError: if an argument is unknown, the model has no site, or all that could grow is frozen.
     """
     inits = (how,) if isinstance(how, str) else tuple(how)
     generator = generator or torch.Generator().manual_seed(0)
@@ -102,7 +105,13 @@ def candidates(
     sizes = sizes_of(original, known, grown, kinds)
     if room:
         sizes = sizes_within(room, sizes, original, known, ledger, together=together)
-    proposals = list(propose(original, known, grown, sizes, seen, kinds, kernel_sizes, inits, generator))
+    proposed = list(propose(original, known, grown, sizes, seen, kinds, kernel_sizes, inits, generator))
+    proposals = [proposal for proposal in proposed if learns(proposal.edit, model, known)]
+    if proposed and not proposals:
+        raise GhostkitError(
+            f"all that could grow in {type(model).__name__} would join frozen parts and learn nothing; expected "
+            "some of their parameters to require gradients"
+        )
     attached = [] if score == UNSCORED else [proposal.attached for proposal in proposals]
     with unheard(device_of(original)):
         found, forwards = score_attached(original, known, attached, images, targets, loss, score, generator)
@@ -193,17 +202,24 @@ def check_probe(images: Any, targets: Any) -> None:
 def scratch_copy(model: nn.Module) -> nn.Module:
     """Return a copy of ``model`` in train mode without dropout, hooks, history or gradients, to be used up."""
     scratch = copy.deepcopy(model)
+    unhook(scratch)
     for module in scratch.modules():
-        module._forward_hooks.clear()
-        module._forward_pre_hooks.clear()
-        module._backward_hooks.clear()
-        module._backward_pre_hooks.clear()
         if isinstance(module, nn.Dropout | nn.Dropout2d):
             module.p = 0.0
     for parameter in scratch.parameters():
         parameter.grad = None
         parameter.requires_grad_(False)  # gradients are wanted at layers' outputs only, which saves a third of a pass
     return scratch.train()
+
+
+def learns(edit: Growth, model: nn.Module, known: list[Site]) -> bool:
+    """Return whether what ``edit`` starts at zero would be learned: it is frozen where all that it joins is."""
+    if isinstance(edit, AddBranch | AddIntrinsic | WidenStage):
+        consumers = next(site.consumers for site in known if site.id == edit.site)
+        joined = [reader(model.get_submodule(path)) for path in consumers]
+    else:
+        joined = [model.get_submodule(f"{edit.site}.{edit.after}" if isinstance(edit, AddBlock) else edit.site)]
+    return any(parameter.requires_grad for layer in joined for parameter in layer.parameters())
 
 
 @contextmanager

@@ -21,13 +21,13 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ghostkit.costs import evaluating
 from ghostkit.errors import GhostkitError
 from ghostkit.growth.channels import ChannelMap
+from ghostkit.growth.gain import padded
 from ghostkit.growth.layers import widen_in, widen_out
 from ghostkit.growth.sites import Site, channel_sites, trace
 from ghostkit.growth.surgery import Surgery
@@ -166,8 +166,7 @@ def patches_at(x: Tensor, conv: nn.Conv2d, where: Tensor) -> Tensor:
         conv: gives kernel size, stride, padding and dilation.
         where: (3, L) image, row and column of its output.
     """
-    mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
-    x = F.pad(x, conv._reversed_padding_repeated_twice, mode=mode)
+    x = padded(x, conv)
     image, row, column = where
     taps = [
         x[image, :, row * conv.stride[0] + down * conv.dilation[0], column * conv.stride[1] + right * conv.dilation[1]]

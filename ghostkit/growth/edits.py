@@ -7,9 +7,10 @@ is taken down by :func:`take_down`, whose cases live in :mod:`ghostkit.growth.wi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import singledispatch
+from operator import index
 from typing import Any, ClassVar
 
 import torch
@@ -44,8 +45,28 @@ BLOCK_INITS = ("random", "clone")
 Tensors = Mapping[str, Tensor] | None
 
 
+class Plain:
+    """Holds plain numbers, whatever counted them, as a file can: NumPy's become Python's."""
+
+    def __post_init__(self) -> None:
+        for name, expected in ((f.name, f.type) for f in fields(self) if f.type in WHOLE):  # type: ignore[arg-type]
+            value = getattr(self, name)
+            try:
+                plain = WHOLE[expected](value)
+            except TypeError:
+                raise GhostkitError(f"{type(self).__name__} has {name}={value!r:.60}; expected {expected}") from None
+            object.__setattr__(self, name, plain)
+
+
+WHOLE: dict[Any, Callable[[Any], Any]] = {
+    "int": index,
+    "int | None": lambda value: None if value is None else index(value),
+    "tuple[int, ...]": lambda values: tuple(map(index, values)),
+}
+
+
 @dataclass(frozen=True)
-class AddBranch:
+class AddBranch(Plain):
     """One more parallel branch in a ghost module: width.
 
     Args:
@@ -69,7 +90,7 @@ class AddBranch:
 
 
 @dataclass(frozen=True)
-class AddIntrinsic:
+class AddIntrinsic(Plain):
     """More intrinsic maps in a ghost module, and their ghosts: width.
 
     Args:
@@ -92,7 +113,7 @@ class AddIntrinsic:
 
 
 @dataclass(frozen=True)
-class WidenStage:
+class WidenStage(Plain):
     """More channels in a whole residual stream, in all that write into it and read from it: width.
 
     Args:
@@ -115,7 +136,7 @@ class WidenStage:
 
 
 @dataclass(frozen=True)
-class AddBlock:
+class AddBlock(Plain):
     """One more residual block in a row of blocks: depth.
 
     Args:
@@ -140,7 +161,7 @@ class AddBlock:
 
 
 @dataclass(frozen=True)
-class DeepenBranches:
+class DeepenBranches(Plain):
     """One more cheap residual layer over a ghost module's ghost maps: depth of the sub-modules.
 
     Args:
@@ -187,7 +208,7 @@ class AddLink:
 
 
 @dataclass(frozen=True)
-class RemoveBranch:
+class RemoveBranch(Plain):
     """One parallel branch less.
 
     Args:
@@ -207,7 +228,7 @@ class RemoveBranch:
 
 
 @dataclass(frozen=True)
-class RemoveIntrinsic:
+class RemoveIntrinsic(Plain):
     """Fewer intrinsic maps in a ghost module, and none of their ghosts.
 
     Args:
@@ -225,7 +246,7 @@ class RemoveIntrinsic:
 
 
 @dataclass(frozen=True)
-class NarrowStage:
+class NarrowStage(Plain):
     """Fewer channels in a whole residual stream.
 
     Args:

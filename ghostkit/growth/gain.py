@@ -21,7 +21,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -114,7 +113,13 @@ def patches_of(layer: nn.Module, x: Tensor) -> Tensor:
         return x[:, :, None]
     if layer.kernel_size == (1, 1) and layer.stride == (1, 1) and layer.padding == (0, 0):
         return x.flatten(2)
-    return F.unfold(x, layer.kernel_size, layer.dilation, cast(tuple[int, ...], layer.padding), layer.stride)
+    return F.unfold(padded(x, layer), layer.kernel_size, layer.dilation, 0, layer.stride)
+
+
+def padded(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """Return what a convolution sees of its input (B, n, H, W), with what it puts around it."""
+    mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
+    return F.pad(x, conv._reversed_padding_repeated_twice, mode=mode)
 
 
 def per_sample_gradient(layer: nn.Module, x: Tensor, delta: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from ghostkit.growth.fitting import fitted, note_columns
 from ghostkit.growth.history import GrowthEvent, History, history_of
 from ghostkit.growth.precision import in_full
 from ghostkit.growth.sites import sites
-from ghostkit.growth.surgery import Surgery, measure_fresh_statistics, transaction
+from ghostkit.growth.surgery import Surgery, check_in_step, measure_fresh_statistics, transaction
 from ghostkit.nn.bounds import check_size
 from ghostkit.nn.zoo import build_recipe
 from ghostkit.reading import UNFITTING
@@ -56,7 +56,8 @@ def grow(
         generator: where new weights draw from; seeded by the number of earlier events when None.
 
     Raises:
-        GhostkitError: if a site does not exist or an edit does not fit it.
+        GhostkitError: if a site does not exist or an edit does not fit it, or if the optimizer or the copy cannot be
+            kept in step.
 
     >>> grow(model, AddBranch("blocks.1.0.ghost1", kernel_size=5), optimizer, probe=images)
     """
@@ -116,6 +117,7 @@ def apply_edits(
     """
     started = time.perf_counter()
     average = ema.module if isinstance(ema, torch.optim.swa_utils.AveragedModel) else ema
+    check_in_step(model, optimizer, average)
     params_before = costs.params(model)
     macs_before = None if probe is None else costs.macs(model, probe)
     before = None if probe is None else outputs(model, probe)

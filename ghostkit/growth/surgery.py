@@ -21,7 +21,7 @@ from ghostkit.costs import evaluating
 from ghostkit.errors import GhostkitError
 from ghostkit.growth.channels import ChannelMap, is_channels_last, remapped
 
-__all__ = ["Surgery", "measure_fresh_statistics", "transaction"]
+__all__ = ["Surgery", "check_in_step", "measure_fresh_statistics", "transaction"]
 
 # Optimizer state that estimates a positive quantity: fresh entries get the tensor's mean. Left at zero under an old
 # step count, Adam's first steps on them would be several times too large.
@@ -280,8 +280,6 @@ def apply_insert(host: nn.Module, insert: Insert, optimizer: torch.optim.Optimiz
     container._modules.update(children)
     for name, wanted, parameter in named_like(module):
         sibling = nearest_sibling(siblings, f"{insert.target}.{name}", wanted)
-        if sibling is None:
-            continue
         parameter.requires_grad_(sibling.requires_grad)
         if optimizer is None:
             continue
@@ -290,6 +288,8 @@ def apply_insert(host: nn.Module, insert: Insert, optimizer: torch.optim.Optimiz
                 group["params"].append(parameter)
                 if "param_names" in group:  # the optimizer was given named parameters
                     group["param_names"].append(f"{insert.target}.{name}")
+        if "momentum_buffer" in optimizer.state.get(sibling, {}):  # SGD's fused kernel wants one of all or none
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def kind(layer: nn.Module, leaf: str) -> tuple[type, str]:
@@ -308,15 +308,34 @@ def named_like(host: nn.Module) -> list[tuple[str, tuple[type, str], nn.Paramete
 
 def nearest_sibling(
     known: list[tuple[str, tuple[type, str], nn.Parameter]], name: str, wanted: tuple[type, str]
-) -> nn.Parameter | None:
-    """Return the parameter of the same kind whose name shares the longest path with ``name``."""
+) -> nn.Parameter:
+    """Return the parameter of the same kind, if there is one, whose name shares the longest path with ``name``."""
 
     def shared(other: str) -> int:
         parts = zip(name.split("."), other.split("."), strict=False)
         return next((i for i, (a, b) in enumerate(parts) if a != b), 99)
 
     alike = [(shared(other), parameter) for other, sort, parameter in known if sort == wanted]
-    return max(alike, key=lambda pair: pair[0])[1] if alike else None
+    alike = alike or [(shared(other), parameter) for other, _, parameter in known]
+    return max(alike, key=lambda pair: pair[0])[1]
+
+
+def check_in_step(host: nn.Module, optimizer: torch.optim.Optimizer | None, ema: nn.Module | None) -> None:
+    """Raise a GhostkitError unless what goes along with ``host`` can be kept in step with it."""
+    if isinstance(optimizer, torch.optim.LBFGS):
+        raise GhostkitError(
+            "LBFGS keeps one flat state of all parameters, which growth cannot follow; expected an optimizer whose "
+            "state is shaped like each parameter (SGD, Adam, AdamW, ...)"
+        )
+    if ema is None:
+        return
+    own, others = ({name: tuple(p.shape) for name, p in model.named_parameters()} for model in (host, ema))
+    for name in own | others:
+        if own.get(name) != others.get(name):
+            raise GhostkitError(
+                f"the ema has {name!r} of shape {others.get(name)}, the model of {own.get(name)}; expected a copy of "
+                "the model that every event so far was given, too"
+            )
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from __future__ import annotations
 from functools import singledispatch
 from typing import Any
 
+import torch
 import torchvision
 from torch import Tensor, nn
 from torchvision.models import MobileNetV2, MobileNetV3
@@ -63,7 +64,7 @@ def _(host: MobileNetV2 | MobileNetV3) -> list[nn.Module]:
 def lowers(part: nn.Module) -> bool:
     """Return whether ``part`` lowers the resolution."""
     return any(
-        isinstance(layer, nn.MaxPool2d) or (isinstance(layer, nn.Conv2d) and max(layer.stride) > 1)
+        isinstance(layer, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d) and torch.tensor(layer.stride).max() > 1
         for layer in part.modules()
     )
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torchvision
 from torch import nn
+from torchvision.ops import FrozenBatchNorm2d
 
+from ghostkit.errors import GhostkitError
+from ghostkit.ghosting import ghostify
 from ghostkit.growth import AddBlock, AddIntrinsic, AddLink, grow, sites
 from ghostkit.growth.blocks import hidden_channels, identity_like, is_block, is_residual, is_strided, is_thin
 from ghostkit.growth.depth import link_places
@@ -115,3 +119,21 @@ def test_a_linked_block_is_copied_without_its_links() -> None:
     torch.testing.assert_close(model(images), before)
     assert (len(model.layer1[1].links), len(model.layer1.g1.links)) == (1, 1)
     assert isinstance(model.layer1.g1.conv1, GhostModule)
+
+
+@pytest.mark.parametrize("norm", [lambda channels: nn.GroupNorm(4, channels), FrozenBatchNorm2d])
+def test_blocks_without_a_bn_that_could_hold_a_new_one_at_zero_are_no_place_for_depth(norm) -> None:
+    model = ghostify(torchvision.models.resnet18(num_classes=4, norm_layer=norm))
+    assert not is_block(model.layer1[0])
+    assert not [site for site in sites(model) if site.axis == "depth"]
+    with pytest.raises(GhostkitError, match="no site 'layer1'"):
+        grow(model, AddBlock("layer1", "1"))
+
+
+def test_hooks_of_the_block_before_are_not_those_of_a_new_one() -> None:
+    model, heard = host("ghost_resnet18"), []
+    model.layer1[1].register_forward_hook(lambda block, inputs, output: heard.append(block))
+    grow(model, AddBlock("layer1", "1"))
+    heard.clear()
+    model(torch.rand(2, 3, 32, 32))
+    assert heard == [model.layer1[1]]

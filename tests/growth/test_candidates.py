@@ -407,3 +407,20 @@ def test_without_a_score_weights_that_are_searched_for_still_are(host: Callable)
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in found)
     assert 0 < frame.attrs["macs"] < best.attrs["macs"]
+
+
+def test_what_would_join_frozen_parts_is_not_offered(host: Callable) -> None:
+    model, images, targets = host("seedling")
+    model.requires_grad_(False)
+    model.classifier.requires_grad_(True)
+    known = {site.id: site for site in sites(model)}
+    frame = score(model, images, targets)
+    assert len(frame)
+    assert set(frame["kind"]) <= {"branch", "intrinsic", "stage"}
+    assert all("classifier" in known[site].consumers for site in frame["site"])
+    grow(model, frame["edit"][0])
+    assert all(parameter.requires_grad for parameter in model.classifier.parameters())
+
+    model.classifier.requires_grad_(False)
+    with pytest.raises(GhostkitError, match="all that could grow in GhostNet would join frozen parts"):
+        score(model, images, targets)

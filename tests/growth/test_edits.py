@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 
 from ghostkit.errors import GhostkitError
 from ghostkit.growth import AddBlock, AddBranch, AddIntrinsic, DeepenBranches, Edit, grow
-from ghostkit.growth.edits import edit_from_json, edit_to_json
+from ghostkit.growth.edits import NarrowStage, RemoveIntrinsic, edit_from_json, edit_to_json
 from ghostkit.growth.width import ALPHA
 
 
@@ -144,3 +146,31 @@ def test_an_edit_that_json_cannot_mean_is_refused_and_quoted(values: dict, words
         edit_from_json(values)
     for word in words:
         assert word in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("edit", "plain"),
+    [
+        (AddIntrinsic("a", np.int64(2)), AddIntrinsic("a", 2)),
+        (AddBranch("a", np.int32(5)), AddBranch("a", 5)),
+        (AddBlock("a", "0", torch.tensor(8)), AddBlock("a", "0", 8)),
+        (RemoveIntrinsic("a", np.arange(2)), RemoveIntrinsic("a", (0, 1))),
+    ],
+)
+def test_whole_numbers_of_any_make_become_plain_ones(edit: Edit, plain: Edit) -> None:
+    assert json.dumps(edit_to_json(edit)) == json.dumps(edit_to_json(plain))
+    assert edit == plain
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: AddBranch("a", 3.0), r"AddBranch has kernel_size=3\.0; expected int"),
+        (lambda: AddIntrinsic("a", "2"), r"AddIntrinsic has channels='2'; expected int"),
+        (lambda: AddBlock("a", "0", 1.5), r"AddBlock has hidden=1\.5; expected int \| None"),
+        (lambda: NarrowStage("a", 3), r"NarrowStage has maps=3; expected tuple\[int, \.\.\.\]"),
+    ],
+)
+def test_numbers_that_a_file_could_not_hold_are_refused_at_once(make: Callable, words: str) -> None:
+    with pytest.raises(GhostkitError, match=words):
+        make()

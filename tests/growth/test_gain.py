@@ -46,9 +46,12 @@ def test_a_residual_does_not_correlate_with_any_channel_that_is_there() -> None:
         (nn.Conv2d(3, 4, 3, padding=2, dilation=2), (5, 3, 6, 6)),
         (nn.Conv2d(3, 4, 1), (5, 3, 4, 6)),
         (nn.Conv2d(3, 4, (1, 5), padding=(0, 2)), (5, 3, 4, 6)),
+        (nn.Conv2d(3, 4, 4, padding="same", padding_mode="reflect"), (5, 3, 6, 6)),
+        (nn.Conv2d(3, 4, 1, padding="valid"), (5, 3, 4, 6)),
+        (nn.Conv2d(3, 4, 3, stride=2, padding=1, padding_mode="circular"), (5, 3, 7, 7)),
         (nn.Linear(3, 4), (5, 3)),
     ],
-    ids=["strided", "dilated", "1x1", "oblong", "linear"],
+    ids=["strided", "dilated", "1x1", "oblong", "same, reflected", "valid", "circular", "linear"],
 )
 def test_per_sample_gradients_are_those_of_autograd_one_sample_at_a_time(layer: nn.Module, shape: tuple) -> None:
     layer, x = layer.double(), torch.randn(shape, dtype=torch.float64)

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ghostkit.errors import GhostkitError
-from ghostkit.growth import AddBlock, AddBranch, AddIntrinsic, AddLink, grow, widen_in
+from ghostkit.ghosting import ghostify
+from ghostkit.growth import AddBlock, AddBranch, AddIntrinsic, AddLink, DeepenBranches, grow, widen_in
 from ghostkit.growth.channels import ChannelMap
 from ghostkit.growth.history import history_of
 from ghostkit.growth.surgery import Surgery, transaction
@@ -365,3 +366,51 @@ def test_a_links_projection_learns_with_its_target_where_the_head_is_frozen_or_c
     F.cross_entropy(model(images), targets).backward()
     optimizer.step()
     assert bool(weight.any())
+
+
+def without_bn() -> nn.Module:
+    """A user's own network of ghost modules that have no BN."""
+    layers = [nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 12, 3, padding=1), nn.ReLU()]
+    return ghostify(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 4)))
+
+
+def test_new_parameters_of_a_kind_that_is_new_join_the_nearest_group_and_learn() -> None:
+    model = without_bn()
+    heads, others = [*model[-1].parameters()], [*model[:-1].parameters()]
+    optimizer = torch.optim.SGD([{"params": heads, "lr": 0.1}, {"params": others, "lr": 0.2}])
+    grow(model, DeepenBranches("2"), optimizer, torch.randn(4, 3, 6, 6))
+    added = {name: parameter for name, parameter in model.named_parameters() if "deeper_layers" in name}
+    assert {name.rpartition(".")[2] for name in added} == {"weight", "bias"}
+    assert len(optimizer.param_groups[0]["params"]) == len(heads)
+    known = {id(parameter) for parameter in optimizer.param_groups[1]["params"]}
+    assert all(id(parameter) in known and parameter.requires_grad for parameter in added.values())
+
+
+def test_a_fused_optimizer_goes_on_after_growth_as_any_other_does(host: Callable, train_step: Callable) -> None:
+    weights = []
+    for fused in (False, True):
+        model, images, targets = host("small")
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, fused=fused)
+        train_step(model, optimizer, images, targets)
+        grow(model, EDITS, optimizer, probe=images)
+        for _ in range(2):
+            train_step(model, optimizer, images, targets)
+        weights.append(torch.cat([parameter.detach().flatten() for parameter in model.parameters()]))
+    torch.testing.assert_close(*weights)
+
+
+def test_an_optimizer_with_one_state_for_all_is_refused_by_name(host: Callable) -> None:
+    model, images, _ = host("small")
+    with pytest.raises(GhostkitError, match="LBFGS keeps one flat state"):
+        grow(model, EDITS, torch.optim.LBFGS(model.parameters()), probe=images)
+    assert not history_of(model).events
+
+
+def test_an_average_that_missed_an_event_is_refused_before_anything_is_done(host: Callable) -> None:
+    model, images, _ = host("small")
+    average = torch.optim.swa_utils.AveragedModel(model)
+    grow(model, EDITS[0], probe=images)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(GhostkitError, match=r"the ema has '.*' of shape \(.*\), the model of \(.*\); expected a copy"):
+        grow(model, EDITS[2], probe=images, ema=average)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())

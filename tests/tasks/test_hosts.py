@@ -6,12 +6,13 @@ import pytest
 import torch
 import torchvision
 from safetensors.torch import save_file
+from torch import nn
 
 import ghostkit
 from ghostkit.checkpoint import stored
 from ghostkit.costs import head_macs, head_params, macs, params
 from ghostkit.growth.sites import sites
-from ghostkit.nn.taps import taps, taps_of
+from ghostkit.nn.taps import taps, taps_of, trunk
 from ghostkit.nn.zoo import names
 
 CLASSES = 4
@@ -83,3 +84,38 @@ def test_weights_of_a_classifier_start_a_detectors_backbone(tmp_path):
         mine, theirs = model.backbone.state_dict(), classifier.state_dict()
         assert mine
         assert all(torch.equal(value, theirs[name]) for name, value in mine.items())
+
+
+class Pooled(nn.Module):
+    """A user's own network, which lowers the resolution in one way or another."""
+
+    def __init__(self, lowering):
+        super().__init__()
+        self.rows = nn.ModuleList(
+            nn.Sequential(lowering(before), nn.Conv2d(before, after, 3, padding=1))
+            for before, after in ((3, 8), (8, 16), (16, 32))
+        )
+
+
+@trunk.register
+def _(host: Pooled):
+    return list(host.rows)
+
+
+@pytest.mark.parametrize(
+    "lowering",
+    [
+        lambda channels: nn.AvgPool2d(2),
+        lambda channels: nn.MaxPool2d(3, stride=2, padding=1),
+        lambda channels: nn.Sequential(
+            nn.MaxPool2d(3, stride=1, padding=1), nn.Conv2d(channels, channels, 2, stride=2)
+        ),
+    ],
+    ids=["average", "maximum", "convolution"],
+)
+def test_a_users_network_is_tapped_however_it_lowers_the_resolution(lowering):
+    assert taps_of(Pooled(lowering), 3) == [(8, 2), (16, 4), (32, 8)]
+
+
+def test_a_pooling_that_lowers_nothing_ends_no_stage():
+    assert taps_of(Pooled(lambda channels: nn.AvgPool2d(3, stride=1, padding=1)), 3) == [(32, 1)]
