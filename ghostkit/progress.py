@@ -15,6 +15,7 @@ class Progress:
         step: optimizer steps taken.
         epoch: passes over the training images begun.
         batch: batches of the current epoch taken.
+        after: how much of what is due after the last step is done: an evaluation, growth, a checkpoint.
         compute: training MACs spent, scoring included.
         seconds: time spent in the loop, over all sittings.
         next_evaluation: share of the run at which the next evaluation is due.
@@ -25,6 +26,7 @@ class Progress:
     step: int = 0
     epoch: int = 0
     batch: int = 0
+    after: int = 0
     compute: float = 0.0
     seconds: float = 0.0
     next_evaluation: float = 0.0

@@ -157,7 +157,7 @@ class Trainer:
         if progress.next_evaluation == 0:  # nothing has been measured yet
             yield self._evaluate()
             yield from self._save()
-        elif progress.step:  # a checkpoint that a person asked for may be from before what was due after its step
+        elif progress.step:  # it may go on from amidst what was due after a step
             yield from self._after_step()
         while self.done < 1:
             for images, targets in self._epoch():
@@ -179,11 +179,18 @@ class Trainer:
         yield Finished(result)
 
     def _after_step(self) -> Iterator[Event]:
-        """Yield what is due after a step, and was not done yet: an evaluation, growth, a checkpoint."""
-        unmeasured = self.progress.images > 0
-        if self.done >= self.progress.next_evaluation - ROUNDING or (self.done >= 1 and unmeasured):
+        """Yield what is due after a step, each thing once, though what it takes of the compute may make more due."""
+        parts = (self._measured, self._split, self._settled, self._grown, self._settled, self._saved)
+        for number, part in enumerate(parts, start=1):
+            if self.progress.after < number:
+                self.progress.after = number
+                yield from part()
+
+    def _measured(self) -> Iterator[Event]:
+        if self.done >= self.progress.next_evaluation - ROUNDING or (self.done >= 1 and self.progress.images):
             yield self._evaluate()
-        yield from map(Grown, self._growth())
+
+    def _saved(self) -> Iterator[Event]:
         if self._worth_saving:
             yield from self._save()
 
@@ -259,8 +266,7 @@ class Trainer:
             self.stepper.update()
         if self.average is not None:
             self.average.update_parameters(self.model)
-        progress.step += 1
-        progress.batch += 1
+        progress.step, progress.batch, progress.after = progress.step + 1, progress.batch + 1, 0
         progress.compute += TRAINING_PASS * self._macs_at(images) * len(images)
         progress.losses += loss * len(images)
         progress.images += len(images)
@@ -327,28 +333,27 @@ class Trainer:
         """Save a checkpoint between two events of the run, and return its folder; None where nothing is written."""
         return next((saved.folder for saved in self._save()), None)
 
-    def _growth(self) -> Iterator[GrowthEvent]:
-        """Yield the growth events that are due: what settles an earlier one, what grows now, what settles that."""
+    def _split(self) -> Iterator[Event]:
         if self.stepper.parts > self.parts:
             self.parts = self.stepper.parts
             reason = f"out of memory: batches are taken in {self.parts} parts from here on"
-            yield self._noted(self.engine.note(reason, **self._moment()))
-        yield from self._settled()
+            yield Grown(self._noted(self.engine.note(reason, **self._moment())))
+
+    def _grown(self) -> Iterator[Event]:
         if due(self.engine.policy, self.engine.state, self.done):
             self._share_statistics()
-            yield self._noted(self.engine.grow(**self._moment()))
-        yield from self._settled()  # at the end of a run, nothing is left to wait for
+            yield Grown(self._noted(self.engine.grow(**self._moment())))
 
-    def _settled(self) -> Iterator[GrowthEvent]:
+    def _settled(self) -> Iterator[Event]:
         if due_to_settle(self.engine.state, self.done):
             self._share_statistics()
             event = self.engine.settle(**self._moment())
             self._collect_spent()
             if event is not None:
-                yield self._noted(event)
+                yield Grown(self._noted(event))
 
     def _moment(self) -> dict[str, Any]:
-        """Return when an event happens, as its fields."""
+        """Return when something happens, as its fields."""
         return {
             "step": self.progress.step,
             "epoch": round(self.epoch, 4),
@@ -427,10 +432,7 @@ class Trainer:
         self._share_statistics()
         scores = self._scores(self.data.judged)
         common = {
-            "step": progress.step,
-            "epoch": round(self.epoch, 4),
-            "progress": round(self.done, 6),
-            "compute": progress.compute,
+            **self._moment(),
             "seconds": progress.seconds,
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             "params": self.engine.params,
@@ -465,7 +467,6 @@ class Trainer:
 
     def _finish(self) -> dict[str, Any]:
         scores = self._scores(self.data.judged)
-        image = self.engine.probe[0][:1]
         events = history_of(self.model).events
         result = {
             **scores.metrics(),
@@ -475,7 +476,7 @@ class Trainer:
             "params": self.engine.params,
             **head_sizes(self.model, self.engine.probe[0]),
             "macs": self.engine.macs,
-            "milliseconds": latency(self.model, image),
+            "milliseconds": latency(self.model, self.engine.probe[0][:1]),
             "compute": self.progress.compute,
             "steps": self.progress.step,
             "growth_events": sum(1 for event in events if event.edits),

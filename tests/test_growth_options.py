@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import ghostkit
 from ghostkit import AddBlock, AddBranch, GhostkitError, Run, RunConfig, Trainer
 from ghostkit import engine as engine_module
-from ghostkit.events import CheckpointSaved, Evaluated, Event, Grown, StepDone
+from ghostkit.events import CheckpointSaved, Evaluated, Event, Finished, Grown, StepDone
 from ghostkit.growth import History, history_of
 from ghostkit.growth.undo import standing
 
@@ -141,6 +141,30 @@ def test_a_run_that_was_dropped_after_an_event_goes_on_to_the_same_end(name, tmp
     assert (trainer.engine.snapshot is not None) == (waits and name != "sprouts")
     del trainer
     resumed = to_the_end(tmp_path, config(**OPTIONS[name]))
+    assert resumed.files == whole.files
+    assert differences(resumed.tensors, whole.tensors) == []
+
+
+# An event takes as much compute as several steps: when it is over, the next one is due, and an evaluation, too.
+CROWDED = {"compute": 1e8, "grow_from": 0.1, "grow_every": 0.02, "grow_until": 0.6, "evaluate_every": 0.03, "ema": 0.9}
+
+
+@pytest.mark.parametrize("saved_by_hand", [False, True], ids=["behind its checkpoints", "anywhere"])
+def test_a_run_of_limited_compute_ends_the_same_wherever_it_is_dropped(saved_by_hand, tmp_path):
+    settings = config(**CROWDED)
+    whole = to_the_end(tmp_path / "whole", settings)
+    assert sum(bool(event.edits) for event in whole.history.events) > 3
+    over, dropped = False, 0
+    while not over:
+        trainer = Trainer(settings, tmp_path / "dropped")
+        for event in trainer:
+            over = isinstance(event, Finished)
+            if not over and (saved_by_hand or isinstance(event, CheckpointSaved)):
+                trainer.save()
+                dropped += 1
+                break
+    assert dropped > (20 if saved_by_hand else 3)
+    resumed = outcome(tmp_path / "dropped", trainer)
     assert resumed.files == whole.files
     assert differences(resumed.tensors, whole.tensors) == []
 
