@@ -23,7 +23,8 @@ from ghostkit.reading import PlainLoader, checked_plain, file_text, parsed_json
 __all__ = ["RunConfig"]
 
 ROUNDING = 1e-9
-WITH_PLATEAU = 0.4  # where growth ends by default when it waits for a plateau, which takes some evaluations to be seen
+UNTIL = 0.12  # where growth ends by default
+UNTIL_PLATEAU = 0.4  # when it waits for a plateau, which takes some evaluations to be seen
 LOOKS = 2**53  # evaluations; whole numbers end there for a float
 LARGEST = 100_000  # characters of a stored configuration; one with all its comments has 8,000
 BLIND = ("random", "round-robin")  # where growth may go without asking for gains
@@ -89,7 +90,7 @@ class RunConfig(BaseModel):
     grow_every: float = Field(0.01, gt=0, le=1, description="interval: share of the run between two growth events")
     grow_from: float = Field(0.01, ge=0, le=1, description="no growth event before this share of the run")
     grow_until: float = Field(
-        0.12, ge=0, le=1, description="no growth event after this share of the run; 0.4 by default with plateau"
+        UNTIL, ge=0, le=1, description="no growth event after this share of the run; 0.4 by default with plateau"
     )
     patience: int = Field(3, ge=1, description="plateau: evaluations without a better training loss")
     ratio: float = Field(1.0, ge=0, description="gain-ratio: grow above this ratio of new gain to the gain there is")
@@ -162,8 +163,7 @@ class RunConfig(BaseModel):
             near = difflib.get_close_matches(unknown[0], type(self).model_fields, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(type(self).model_fields)}"
             raise GhostkitError(f"unknown parameter {unknown[0]!r}{hint}")
-        if values.get("when") == "plateau":
-            values.setdefault("grow_until", WITH_PLATEAU)
+        values.setdefault("grow_until", end_by_default(values.get("when")))
         try:
             super().__init__(**values)
         except ValidationError as error:
@@ -223,8 +223,14 @@ class RunConfig(BaseModel):
         return self
 
     def changed(self, **values: Any) -> RunConfig:
-        """Return this configuration with some values changed, validated like any other."""
-        return self.parse({**self.model_dump(), **values})
+        """Return this configuration with some values changed, validated like any other.
+
+        Where ``when`` changes and ``grow_until`` was what it is by default, it becomes the default of the new one.
+        """
+        known = self.model_dump()
+        if known["grow_until"] == end_by_default(known["when"]):
+            del known["grow_until"]
+        return self.parse({**known, **values})
 
     @classmethod
     def parse(cls, values: dict[str, Any]) -> RunConfig:
@@ -276,6 +282,11 @@ class RunConfig(BaseModel):
         fields = type(self).model_fields
         values = {name: _as_yaml(value) for name, value in self.model_dump(mode="json").items()}
         return "\n".join(f"# {fields[name].description}\n{name}: {value}\n" for name, value in values.items())
+
+
+def end_by_default(when: Any) -> float:
+    """Return the ``grow_until`` that goes with ``when``."""
+    return UNTIL_PLATEAU if when == "plateau" else UNTIL
 
 
 def _as_yaml(value: Any) -> str:

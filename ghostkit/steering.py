@@ -38,7 +38,8 @@ def differing(engine: Engine, config: RunConfig, values: Mapping[str, Any]) -> d
     if unknown:
         raise GhostkitError(f"{unknown[0]!r} cannot be changed while a run goes on; expected {', '.join(STEERED)}")
     wanted, now = config.changed(**values), steered(engine)
-    return {name: getattr(wanted, name) for name in values if getattr(wanted, name) != now[name]}
+    names = dict.fromkeys([*values, *(["grow_until"] if "when" in values else [])])  # whose default follows `when`
+    return {name: getattr(wanted, name) for name in names if getattr(wanted, name) != now[name]}
 
 
 def follow(engine: Engine, values: Mapping[str, Any], progress: float) -> None:

@@ -87,10 +87,13 @@ def one_part(table: pd.DataFrame, host: str, track: str | None = None, share: fl
 def best_rates(table: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of each arm at the learning rate that did best on the validation images, by the mean over seeds.
 
-    Every arm is given the same rates to choose from, and chooses for each host, track and share of the compute.
+    Every arm is given the same rates to choose from, and chooses for each host, track and share of the compute, by the
+    seeds that most of its rates were run with.
     """
     place = ["host", "arm", "track", "share"]
-    means = table.groupby([*place, "learning_rate"], as_index=False)["validation"].mean()
+    rates = table.groupby([*place, "seed"])["learning_rate"].transform("nunique")
+    shared = table[rates == rates.groupby([table[name] for name in place]).transform("max")]
+    means = shared.groupby([*place, "learning_rate"], as_index=False)["validation"].mean()
     best = means.sort_values("validation", ascending=False, kind="stable").drop_duplicates(place)
     return table.merge(best[[*place, "learning_rate"]], on=[*place, "learning_rate"]).reset_index(drop=True)
 

@@ -258,3 +258,19 @@ def test_broken_yaml_is_named_and_builds_no_objects(tmp_path, content, message):
     (tmp_path / "run.yaml").write_text(content)
     with pytest.raises(GhostkitError, match=message):
         RunConfig.read(tmp_path / "run.yaml")
+
+
+@pytest.mark.parametrize(
+    ("given", "changes", "until"),
+    [
+        ({"when": "plateau"}, {}, 0.4),
+        ({}, {"when": "plateau"}, 0.4),
+        ({"when": "plateau"}, {"when": "interval"}, 0.12),
+        ({"when": "plateau"}, {"epochs": 2}, 0.4),
+        ({"grow_until": 0.6}, {"when": "plateau"}, 0.6),
+        ({"when": "plateau"}, {"when": "interval", "grow_until": 0.4}, 0.4),
+        ({}, {"when": "plateau", "grow_until": 0.5}, 0.5),
+    ],
+)
+def test_where_growth_ends_by_default_goes_with_when_it_grows(given, changes, until):
+    assert RunConfig(**given).changed(**changes).grow_until == until

@@ -34,6 +34,16 @@ def test_growth_goes_by_what_was_changed_and_the_history_says_so():
     assert not [event for event in trainer if isinstance(event, Grown) and event.event.edits]
 
 
+def test_a_plateau_may_be_waited_for_longer_unless_it_was_said_how_long():
+    trainer = Trainer(config(grow_until=0.12, grow_from=0.0, patience=1, evaluate_every=0.1))
+    event = trainer.steer(when="plateau")
+    assert event.reason == "changed by hand: when from interval to plateau, grow_until from 0.12 to 0.4"
+    assert trainer.engine.policy.grow_until == trainer.changed["grow_until"] == 0.4
+    assert trainer.steer(when="interval").reason.endswith("grow_until from 0.4 to 0.12")
+    assert trainer.steer(when="plateau", grow_until=0.8).reason.endswith("grow_until from 0.12 to 0.8")
+    assert trainer.steer(when="interval").reason == "changed by hand: when from plateau to interval"
+
+
 def test_what_is_as_it_was_is_no_event():
     trainer = Trainer(config())
     assert trainer.steer(share=trainer.config.share) is None

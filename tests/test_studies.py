@@ -53,6 +53,14 @@ def test_every_arm_keeps_the_rate_that_did_best_on_the_validation_images():
     assert set(best.loc[~odd, "learning_rate"]) == {0.1}
 
 
+def test_a_rate_is_chosen_by_the_seeds_that_were_run_at_every_rate():
+    table = study()
+    luck = table.eval("arm == 'random' and learning_rate == 0.2 and seed == 4")
+    table.loc[luck, "validation"] += 0.048  # the best seed's, just below what it reaches at 0.1
+    table = table[(table["learning_rate"] == 0.1) | (table["arm"] != "random") | luck]
+    assert set(best_rates(table).query("arm == 'random'")["learning_rate"]) == {0.1}
+
+
 def test_arms_are_compared_by_the_seeds_that_they_share():
     table = best_rates(study()).query("host == 'seedling' and share == 1")
     groups, differences = compare_arms(table)
