@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ghostkit.costs import layer_costs, output_shapes, params
 from ghostkit.growth.blocks import is_block
 from ghostkit.nn.ghost import GhostModule
+from ghostkit.nn.links import links_of
 
 __all__ = ["aged", "describe"]
 
@@ -46,7 +47,7 @@ def describe(model: nn.Module, example: Tensor | None = None) -> pd.DataFrame:
             "intrinsic": middle.intrinsic_channels if isinstance(middle, GhostModule) else middle.out_channels,
             "branches": sum(middle.branches().values()) if isinstance(middle, GhostModule) else 0,
             "layers": len(middle.deeper_layers) if isinstance(middle, GhostModule) else 0,
-            "links": len(getattr(block, "links", ())),
+            "links": len(links_of(block)),
             "stride": max(max(conv.stride) for conv in block.modules() if isinstance(conv, nn.Conv2d)),
             "params": params(block),
             "macs": sum(cost.macs for layer, cost in costs.items() if layer.startswith(f"{path}.")),

@@ -26,6 +26,7 @@ from ghostkit.costs import evaluating
 from ghostkit.errors import GhostkitError
 from ghostkit.growth.blocks import is_block, is_residual
 from ghostkit.nn.ghost import GhostBottleneck, GhostModule
+from ghostkit.nn.links import links_of
 
 __all__ = ["Part", "feature_maps", "importance", "layers", "parts", "shortcut_of", "similarity", "switched_off"]
 
@@ -248,8 +249,8 @@ def _block_hooks(model: nn.Module, part: Part) -> Iterator[tuple[nn.Module, Any]
     row, _, name = part.path.rpartition(".")
     yield block, lambda block, inputs, _output: cast(Shortcut, shortcut_of(block))(inputs[0])
     for other in model.get_submodule(row).children():
-        links = getattr(other, "links", None)
-        if isinstance(links, nn.ModuleDict) and name in links:
+        links = links_of(other)
+        if name in links:
             yield links[name], lambda _link, inputs, _output: inputs[1]  # the target, as it was before the link
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from torch import nn
 import ghostkit
 from ghostkit import GhostkitError, Trainer
 from ghostkit.compiling import Regions, blocks_of
-from ghostkit.growth.edits import AddBlock, AddBranch
+from ghostkit.growth.edits import AddBlock, AddBranch, AddLink
 
 
 @pytest.mark.parametrize(
@@ -111,6 +112,25 @@ def test_a_compiled_block_computes_what_it_did_and_only_a_touched_one_is_compile
     regions.renew()
     step(True)
     assert graphs["unique_graphs"] == before + 1
+
+
+def test_a_link_between_compiled_blocks_compiles_both_again_and_then_hands_on_each_batch(monkeypatch):
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    model = ghostkit.build("seedling", 10, 1).eval()
+    ghostkit.grow(model, AddBlock("blocks.1", "0"))
+    regions, graphs = Regions(model), torch._dynamo.utils.counters["stats"]
+    counts = []
+    for batch in range(3):
+        images = torch.randn(4, 1, 8, 8)
+        with regions.used():
+            inside = model(images)
+        torch.testing.assert_close(inside, model(images))
+        counts.append(graphs["unique_graphs"])
+        if batch == 0:
+            ghostkit.grow(model, AddLink("blocks.1.0.ghost1", "blocks.1.g1.ghost1"))
+            nn.init.normal_(model.blocks[1].g1.links["0"].projection.weight)
+    assert counts[1:] == [counts[0] + 2] * 2
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ from ghostkit.growth.sites import Site
 from ghostkit.growth.surgery import Surgery
 from ghostkit.growth.width import drawing_from, width_site
 from ghostkit.nn.ghost import CheapLayer, GhostModule
-from ghostkit.nn.links import CrossLayerLink, Stage, first_ghost, linkable
+from ghostkit.nn.links import CrossLayerLink, Links, link_place, links_of
 
 __all__ = ["link_places"]
 
@@ -66,8 +66,6 @@ def _(edit: AddBlock, host: nn.Module, known: list[Site], generator: torch.Gener
     before = row.get_submodule(edit.after)
     with drawing_from(generator):
         block, wakes_from = identity_like(before, edit.hidden)
-    if isinstance(row, Stage):
-        linkable(block)
     if edit.init == "clone":
         clone_into(block, before)
     if edit.tensors is not None:
@@ -108,7 +106,7 @@ def _(edit: RemoveBlock, host: nn.Module, known: list[Site], generator: torch.Ge
     if not (is_residual(block) or GROWN.fullmatch(edit.block)):
         raise GhostkitError(f"{edit}: this block changes the channels or the resolution, and others rely on that")
     for name, other in host.get_submodule(site.id).named_children():
-        if edit.block in getattr(other, "links", ()):
+        if edit.block in links_of(other):
             raise GhostkitError(f"{edit}: block {name!r} is linked to this one; remove that link first")
     inverse = AddBlock(site.id, site.blocks[place - 1], hidden_channels(block))
     surgery = Surgery(host, generator, inverse=inverse)
@@ -169,20 +167,21 @@ def link_places(host: nn.Module, known: list[Site]) -> list[tuple[str, str]]:
 
 def stage_of(site: Site, host: nn.Module) -> tuple[str, str] | None:
     """Return the path of the stage and the name of the block that a width site is the first ghost module of."""
-    parts = site.id.split(".")
-    for length in range(1, len(parts) - 1):
-        row, name, rest = ".".join(parts[:length]), parts[length], ".".join(parts[length + 1 :])
-        if site.axis == "width" and isinstance(host.get_submodule(row), Stage):
-            block = host.get_submodule(f"{row}.{name}")
-            return (row, name) if hasattr(block, "links") and first_ghost(block) == rest else None
-    return None
+    if site.stage is None:
+        return None
+    name, _, rest = site.id.removeprefix(f"{site.stage}.").partition(".")
+    block = host.get_submodule(f"{site.stage}.{name}")
+    return (site.stage, name) if link_place(block) == rest else None
 
 
 def link_refusal(source: Site, target: Site, host: nn.Module) -> str | None:
     """Return why no link can lead from ``source`` to ``target``; None if one can."""
     start, end = stage_of(source, host), stage_of(target, host)
     if start is None or end is None:
-        return "links join the first ghost modules of two blocks of a ghostkit.nn.links.Stage, which hands them on"
+        return (
+            "links join the first ghost modules of two blocks of a ghostkit.nn.links.Stage, which hands them on where "
+            "the network calls the stage and not its blocks"
+        )
     (row, reads), (other, writes) = start, end
     names = list(host.get_submodule(row)._modules)
     if row != other or names.index(reads) >= names.index(writes):
@@ -193,7 +192,7 @@ def link_refusal(source: Site, target: Site, host: nn.Module) -> str | None:
     module = cast(GhostModule, host.get_submodule(target.id))
     if module.out_channels <= module.intrinsic_channels:
         return "the target has no ghost maps to add to"
-    links = cast(nn.ModuleDict, host.get_submodule(f"{row}.{writes}.links"))
+    links = links_of(host.get_submodule(f"{row}.{writes}"))
     return "there is one already" if reads in links else None
 
 
@@ -209,17 +208,22 @@ def _(edit: AddLink, host: nn.Module, known: list[Site], generator: torch.Genera
     with drawing_from(generator):  # PyTorch draws what is set to zero right after
         link = CrossLayerLink(reads.intrinsic_channels, writes.out_channels - writes.intrinsic_channels)
     surgery = Surgery(host, generator, inverse=RemoveLink(edit.source, edit.target))
-    (_, name), block = cast(tuple[str, str], stage_of(source, host)), cast(tuple[str, str], stage_of(target, host))
-    surgery.insert(host.get_submodule(f"{'.'.join(block)}.links"), name, link, input_of=reads)
+    (_, name), place = cast(tuple[str, str], stage_of(source, host)), cast(tuple[str, str], stage_of(target, host))
+    block = host.get_submodule(".".join(place))
+    links = block._modules.get("links")
+    if links is None:
+        links = Links()
+        surgery.insert(block, "links", links, input_of=writes)
+    surgery.insert(links, name, link, input_of=reads)
     return surgery
 
 
 @take_down.register
 def _(edit: RemoveLink, host: nn.Module, known: list[Site], generator: torch.Generator) -> Surgery:
     source, target = (stage_of(growth_sites.pick(known, path), host) for path in (edit.source, edit.target))
-    links = nn.ModuleDict() if target is None else cast(nn.ModuleDict, host.get_submodule(f"{'.'.join(target)}.links"))
+    links = {} if target is None else links_of(host.get_submodule(".".join(target)))
     if source is None or target is None or source[0] != target[0] or source[1] not in links:
         raise GhostkitError(f"{edit}: there is no such link; this block is linked to {', '.join(links) or 'no other'}")
     surgery = Surgery(host, generator, inverse=AddLink(edit.source, edit.target))
-    surgery.remove(links, source[1])
+    surgery.remove(host.get_submodule(f"{'.'.join(target)}.links"), source[1])
     return surgery

@@ -19,7 +19,7 @@ from __future__ import annotations
 import operator
 import traceback
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from ghostkit.errors import GhostkitError
 from ghostkit.growth import layers
 from ghostkit.growth.blocks import is_block
 from ghostkit.nn.ghost import GhostModule, SqueezeExcite
-from ghostkit.nn.links import CrossLayerLink
+from ghostkit.nn.links import CrossLayerLink, Stage
 
 __all__ = ["Site", "find", "sites", "trace", "units"]
 
@@ -67,6 +67,7 @@ class Site:
         consumers: width, stream: paths of the layers that read the channels.
         links_from: width: paths of the links that read the module's intrinsic maps.
         links_into: width: paths of the links that add to its ghost maps.
+        stage: width: path of the outermost ``Stage`` whose forward calls the module, if any does.
         blocks: depth: names of the blocks in the row, in order.
     """
 
@@ -77,6 +78,7 @@ class Site:
     consumers: tuple[str, ...] = ()
     links_from: tuple[str, ...] = ()
     links_into: tuple[str, ...] = ()
+    stage: str | None = None
     blocks: tuple[str, ...] = ()
 
 
@@ -90,6 +92,11 @@ class HostTracer(fx.Tracer):
             or layers.has_rule(m)
             or super().is_leaf_module(m, module_qualified_name)
         )
+
+    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Return what calling ``m`` gives; a ghost module, though not looked into, has links add to its output."""
+        out = super().call_module(m, forward, args, kwargs)
+        return m.change(out) if isinstance(m, GhostModule) and m.change is not None else out
 
 
 def trace(host: nn.Module) -> fx.Graph:
@@ -217,6 +224,7 @@ def channel_sites(host: nn.Module, graph: fx.Graph) -> Iterator[Site]:
     modules, inside = dict(host.named_modules()), getattr(host, "grown_part", "")
     calls = [str(node.target) for node in graph.nodes if node.op == "call_module"]
     order, count = {path: place for place, path in enumerate(calls)}, Counter(calls)
+    stages = {str(node.target): stage_calling(node) for node in graph.nodes if node.op == "call_module"}
     groups = [group for group in gathered(graph, modules) if group.producers and group.consumers]
     for group in sorted(groups, key=lambda group: min(order[path] for path in group.producers)):
         parts = [*group.producers, *group.through, *group.consumers]
@@ -233,7 +241,15 @@ def channel_sites(host: nn.Module, graph: fx.Graph) -> Iterator[Site]:
             tuple(sorted(group.consumers, key=order.__getitem__)),
             tuple(group.links_from),
             tuple(group.links_into),
+            stages[producers[0]] if alone else None,
         )
+
+
+def stage_calling(node: fx.Node) -> str | None:
+    """Return the path of the outermost stage whose forward calls the module of ``node``, if any does."""
+    callers = node.meta["nn_module_stack"].values()  # path and class of each, from the outside in
+    stages = (path for path, kind in callers if issubclass(kind, Stage))
+    return next((path for path in stages if str(node.target).startswith(f"{path}.")), None)
 
 
 def gathered(graph: fx.Graph, modules: dict[str, nn.Module]) -> list[Channels]:

@@ -159,7 +159,9 @@ class Surgery:
         wakes_from: tuple[str, str] | None = None,
     ) -> None:
         """Take down that ``module`` enters ``container`` under ``key``, reading the output of ``input_of``."""
-        self.inserts.append(Insert(self.path(container), key, module, after, self.path(input_of), wakes_from))
+        insert = Insert(self.path(container), key, module, after, self.path(input_of), wakes_from)
+        self.inserts.append(insert)
+        self._paths[module] = insert.target  # so that more may be taken down for what is new
 
     def remove(self, container: nn.Module, key: str, instead: nn.Module | None = None) -> None:
         """Take down that the part ``key`` leaves ``container``, or that ``instead``, without weights, replaces it."""

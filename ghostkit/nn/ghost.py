@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from ghostkit.errors import GhostkitError
 
 __all__ = [
+    "Change",
     "CheapLayer",
     "CheapOperation",
     "ConvBnAct",
@@ -32,6 +33,7 @@ __all__ = [
 ]
 
 Activation = Callable[..., nn.Module]
+Change = Callable[[Tensor], Tensor]
 
 
 def make_divisible(channels: float, divisor: int = 4) -> int:
@@ -164,6 +166,7 @@ class GhostModule(nn.Module):
         self.activation = activation
         self.bare = bare
         self.attention = attention
+        self.change: Change | None = None  # what the output goes through, while a stage with links runs
         intrinsic = math.ceil(out_channels / ratio)
         self.primary_conv = nn.Sequential(
             nn.Conv2d(in_channels, intrinsic, kernel_size, stride, kernel_size // 2, bias=bias),
@@ -230,7 +233,8 @@ class GhostModule(nn.Module):
         out = torch.cat([intrinsic, *maps], dim=1) if maps else intrinsic
         if out.shape[1] > self.out_channels:
             out = out[:, : self.out_channels]
-        return out * self._gate(x, out.shape[-2:]) if self.attention else out
+        out = out * self._gate(x, out.shape[-2:]) if self.attention else out
+        return out if self.change is None else self.change(out)
 
     def _gate(self, x: Tensor, size: torch.Size) -> Tensor:
         # Pooling by two needs two pixels; a map that is already one pixel wide is pooled no further.

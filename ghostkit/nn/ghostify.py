@@ -20,7 +20,7 @@ from torchvision.ops import SqueezeExcitation
 
 from ghostkit.errors import GhostkitError
 from ghostkit.nn.ghost import GhostModule, SqueezeExcite
-from ghostkit.nn.links import Stage, first_ghost
+from ghostkit.nn.links import Stage, link_place
 
 __all__ = ["Choice", "choices", "ghost_of", "ghosted"]
 
@@ -73,7 +73,7 @@ def ghosted(model: nn.Module, ratio: int = 2, cheap_kernel: int = 3, keep: Colle
         reasons = "; ".join(f"{choice.path}: {choice.why}" for choice in chosen) or "it has no convolution"
         raise GhostkitError(f"nothing in {type(model).__name__} could become a ghost module: {reasons}")
     for path, row in [(path, row) for path, row in new.named_modules() if type(row) is nn.Sequential and path]:
-        if any(first_ghost(block) is not None and not isinstance(block, nn.Sequential) for block in row):
+        if any(link_place(block) is not None for block in row):
             replace(new, path, Stage(OrderedDict(row.named_children())).train(row.training))
     return new
 

@@ -4,26 +4,23 @@ A link pools the intrinsic maps of an earlier ghost module and adds a linear pro
 the ghost maps of a later one. It costs O(C^2) parameters and nothing per pixel. A :class:`Stage` is the row of blocks
 that hands the earlier modules' outputs on; without links it is an ordinary ``nn.Sequential``, and as fast.
 
-Blocks know nothing of links. In a stage, a block becomes one of a subclass whose forward takes a function as well: it
-is the block's own forward, traced by ``torch.fx``, with one line more. Behind the first ghost module stands a call of
-that function, which gives the module's output back with what the links add. So any block can be linked, ours,
-torchvision's or the user's.
+Blocks know nothing of links: they stay as they are, and their own forward runs, whatever it reads or decides. While it
+does, the stage has its first ghost module pass what it made through a function, which adds the links. So any block can
+be linked, ours, torchvision's or the user's; but a linked network is called by one thread at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
-from ghostkit.nn.ghost import GhostModule
+from ghostkit.nn.ghost import Change, GhostModule
 
-__all__ = ["CrossLayerLink", "Stage", "first_ghost", "linkable", "unlink"]
+__all__ = ["CrossLayerLink", "Links", "Stage", "link_place", "links_of", "unlink"]
 
-Change = Callable[[Tensor], Tensor]
+CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)  # links among their parts would be taken for layers
 
 
 class CrossLayerLink(nn.Module):
@@ -46,120 +43,66 @@ class CrossLayerLink(nn.Module):
         return target + F.pad(shift, (target.shape[1] - shift.shape[1], 0))[:, :, None, None]
 
 
+class Links(nn.ModuleDict):
+    """The links into a block, which growth adds to it as its part ``links``: name of an earlier block -> link."""
+
+    def forward(self, x: Any) -> Any:
+        """Return ``x``: a block that calls all its parts, one after the other, calls this one, too."""
+        return x
+
+
 class Stage(nn.Sequential):
-    """A row of blocks in which later ones may be linked to earlier ones, from first ghost module to first ghost module.
-
-    The links into a block are its part ``links``: name of an earlier block -> link.
-    """
-
-    def __init__(self, *blocks: Any) -> None:
-        super().__init__(*blocks)
-        for block in self:
-            linkable(block)
+    """A row of blocks in which later ones may be linked to earlier ones, first ghost module to first ghost module."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) through the blocks in order."""
-        if not any(is_linked(block) for block in self):
+        if not any(links_of(block) for block in self):
             for block in self:
                 x = block(x)
             return x
         earlier: dict[str, Tensor] = {}
 
-        def handing_on(name: str, links: Any) -> Change:
+        def handing_on(name: str, links: dict[str, nn.Module]) -> Change:
             def hand_on(hidden: Tensor) -> Tensor:
                 for source, link in links.items():
-                    hidden = link(earlier[source], hidden)
+                    if source in earlier:  # a block may leave out its layers, as stochastic depth does
+                        hidden = link(earlier[source], hidden)
                 earlier[name] = hidden
                 return hidden
 
             return hand_on
 
         for name, block in self.named_children():
-            x = block(x, handing_on(name, block.links)) if hasattr(block, "links") else block(x)
+            place = link_place(block)
+            x = block(x) if place is None else called(block, x, place, handing_on(name, links_of(block)))
         return x
 
 
-def is_linked(block: nn.Module) -> bool:
-    """Return whether a link leads into ``block``."""
+def called(block: nn.Module, x: Tensor, place: str, change: Change) -> Tensor:
+    """Return what ``block`` makes of ``x`` when the output of its ghost module at ``place`` goes through ``change``."""
+    module = cast(GhostModule, block.get_submodule(place))
+    module.change = change
+    try:
+        return block(x)
+    finally:
+        module.change = None
+
+
+def links_of(block: nn.Module) -> dict[str, nn.Module]:
+    """Return the links into ``block``: name of an earlier block -> link."""
     links = block._modules.get("links")  # looked up at every forward: getattr would search three places first
-    return isinstance(links, nn.ModuleDict) and len(links) > 0
+    return links._modules if isinstance(links, Links) else {}
 
 
-def linkable(block: nn.Module) -> nn.Module:
-    """Return ``block``, itself, with a place for links, if it has a ghost module that they could add to.
-
-    A block that is a mere sequence has no place for them: it would call them.
-    """
-    if first_ghost(block) is not None and not isinstance(block, nn.Sequential) and not hasattr(block, "links"):
-        block.links = nn.ModuleDict()
-        block.__class__ = linkable_class(type(block))  # type: ignore[arg-type]
-    return block
+def link_place(block: nn.Module) -> str | None:
+    """Return the path of the ghost module of ``block`` that links join, its first; None if it can have no links."""
+    taken = hasattr(block, "links") and not isinstance(block.links, Links)
+    if isinstance(block, CONTAINERS) or taken:
+        return None
+    return next((path for path, layer in block.named_modules() if path and isinstance(layer, GhostModule)), None)
 
 
 def unlink(block: nn.Module) -> None:
     """Take from ``block``, a copy of another one that is to become something else, what it has of links."""
-    block.__dict__.pop("changing_forward", None)
-    if hasattr(block, "links"):
-        block.links = nn.ModuleDict()
-
-
-def first_ghost(block: nn.Module) -> str | None:
-    """Return the path of a block's first ghost module, if it has any."""
-    return next((path for path, layer in block.named_modules() if path and isinstance(layer, GhostModule)), None)
-
-
-@cache
-def linkable_class(kind: Any) -> Any:
-    """Return the subclass of a kind of blocks whose forward may be given a function for its first ghost module."""
-
-    class Linkable(kind):
-        unlinked_forward = kind.forward
-
-        def forward(self, x: Tensor, function: Change | None = None) -> Tensor:
-            if function is None:
-                return super().forward(x)
-            if "changing_forward" not in self.__dict__:
-                self.__dict__["changing_forward"] = changing_forward(self)
-            return self.__dict__["changing_forward"](self, function, x)
-
-        def __reduce_ex__(self, protocol: Any) -> Any:  # neither class nor traced forward can be found by a name
-            state = {name: value for name, value in self.__dict__.items() if name != "changing_forward"}
-            return _new_linkable, (kind,), state
-
-    Linkable.__name__, Linkable.__qualname__, Linkable.__doc__ = kind.__name__, kind.__qualname__, kind.__doc__
-    return Linkable
-
-
-def _new_linkable(kind: Any) -> Any:
-    made = linkable_class(kind)
-    return made.__new__(made)
-
-
-def changing_forward(block: nn.Module) -> Callable[[nn.Module, Change, Tensor], Tensor]:
-    """Return the forward of ``block`` that calls a function behind its first ghost module: ``(block, function, x)``."""
-    path = str(first_ghost(block))
-    graph = _BlockTracer(path).trace(block)
-    hidden = next(node for node in graph.nodes if node.op == "call_module" and node.target == path)
-    with graph.inserting_before(next(iter(graph.nodes))):
-        function = graph.placeholder("function")
-    with graph.inserting_after(hidden):
-        changed = graph.call_function(_changed, (function, hidden))
-    hidden.replace_all_uses_with(changed, delete_user_cb=lambda user: user is not changed)
-    return type(fx.GraphModule(block, graph)).forward
-
-
-def _changed(function: Change, hidden: Tensor) -> Tensor:
-    return function(hidden)
-
-
-class _BlockTracer(fx.Tracer):
-    """Looks into nothing but what surrounds one ghost module: all else of a block may do as it likes."""
-
-    def __init__(self, path: str) -> None:
-        super().__init__()
-        self.path = path
-        self.traced_func_name = "unlinked_forward"
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Return whether ``m`` is not looked into."""
-        return not self.path.startswith(f"{module_qualified_name}.")
+    if isinstance(block._modules.get("links"), Links):
+        del block.links

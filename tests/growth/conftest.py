@@ -37,7 +37,7 @@ from ghostkit.growth.width import stream_at
 from ghostkit.nn import GhostBottleneck, GhostModule, GhostNet, build
 from ghostkit.nn.ghostify import ghosted
 from ghostkit.nn.ghostnet import Row
-from ghostkit.nn.links import first_ghost
+from ghostkit.nn.links import link_place, links_of
 from ghostkit.tasks import TASKS
 
 CLASSES = 5
@@ -365,7 +365,7 @@ def stream_choices(
 
 def depth_choices(model: nn.Module, site: Site, draw: random.Random) -> tuple[list[Edit], list[Edit]]:
     row = model.get_submodule(site.id)
-    sources = {source for block in row for source in getattr(block, "links", ())}
+    sources = {source for block in row for source in links_of(block)}
     free = [name for name in site.blocks[1:] if name not in sources and is_residual(row.get_submodule(name))]
     added: list[Edit] = [
         AddBlock(site.id, draw.choice(site.blocks), draw.choice([None, 5]), draw.choice(["random", "clone"]))
@@ -375,11 +375,11 @@ def depth_choices(model: nn.Module, site: Site, draw: random.Random) -> tuple[li
 
 def link_choices(model: nn.Module, known: list[Site]) -> tuple[list[Edit], list[Edit]]:
     there = [
-        RemoveLink(*(f"{row.id}.{end}.{first_ghost(model.get_submodule(f'{row.id}.{end}'))}" for end in (source, name)))
+        RemoveLink(*(f"{row.id}.{end}.{link_place(model.get_submodule(f'{row.id}.{end}'))}" for end in (source, name)))
         for row in known
         if row.axis == "depth"
         for name, block in model.get_submodule(row.id).named_children()
-        for source in getattr(block, "links", ())
+        for source in links_of(block)
     ]
     return [AddLink(*place) for place in link_places(model, known)], there
 

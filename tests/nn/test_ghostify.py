@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ghostkit.errors import GhostkitError
 from ghostkit.nn import GhostModule, build
 from ghostkit.nn.ghostify import choices, ghost_of, ghosted
-from ghostkit.nn.links import Stage
+from ghostkit.nn.links import Stage, link_place
 
 TORCHVISION = ["resnet18", "resnet50", "wide_resnet50_2", "mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small"]
 
@@ -120,9 +120,43 @@ def test_a_convolution_that_is_used_twice_becomes_one_module_that_is_used_twice(
 def test_rows_of_blocks_become_stages_whose_blocks_have_a_place_for_links() -> None:
     ghost = build("ghost_resnet18", 10)
     assert all(isinstance(row, Stage) for row in (ghost.layer1, ghost.layer2, ghost.layer3, ghost.layer4))
-    assert all(len(block.links) == 0 for block in ghost.layer1)
+    assert all(link_place(block) == "conv1" for block in ghost.layer1)
+    assert [name for name, _ in ghost.layer1[0].named_children()] == ["conv1", "bn1", "relu", "conv2", "bn2"]
     assert not isinstance(ghost.layer2[0].downsample, Stage)
     assert list(ghost.state_dict())[:6] == list(torchvision.models.resnet18().state_dict())[:6]
+
+
+class Scaled(nn.Module):
+    """A block whose forward takes more than its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(8, 8, 3, padding=1)
+
+    def forward(self, x: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
+        return x + scale * self.conv(x)
+
+
+class Scaling(nn.Module):
+    """A network that hands its blocks a second argument, by place and by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.row = nn.Sequential(Scaled(), Scaled())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        return self.row[1](self.row[0](x, 0.5), scale=2.0)
+
+
+@pytest.mark.parametrize("make", [torchvision.models.densenet121, Scaling])
+def test_blocks_are_called_as_before_whatever_they_do_with_their_parts_and_arguments(make) -> None:
+    torch.manual_seed(0)
+    model, images = make().eval(), torch.randn(2, 3, 32, 32)
+    ghost = ghosted(model, ratio=1)
+    with torch.no_grad():
+        torch.testing.assert_close(ghost(images), model(images))
 
 
 def test_what_keep_names_stays_with_all_that_it_holds() -> None:
