@@ -221,9 +221,13 @@ def _(edit: AddLink, host: nn.Module, known: list[Site], generator: torch.Genera
 @take_down.register
 def _(edit: RemoveLink, host: nn.Module, known: list[Site], generator: torch.Generator) -> Surgery:
     source, target = (stage_of(growth_sites.pick(known, path), host) for path in (edit.source, edit.target))
-    links = {} if target is None else links_of(host.get_submodule(".".join(target)))
-    if source is None or target is None or source[0] != target[0] or source[1] not in links:
+    block = None if target is None else host.get_submodule(".".join(target))
+    links = {} if block is None else links_of(block)
+    if source is None or target is None or block is None or source[0] != target[0] or source[1] not in links:
         raise GhostkitError(f"{edit}: there is no such link; this block is linked to {', '.join(links) or 'no other'}")
     surgery = Surgery(host, generator, inverse=AddLink(edit.source, edit.target))
-    surgery.remove(host.get_submodule(f"{'.'.join(target)}.links"), source[1])
+    if len(links) > 1:
+        surgery.remove(block.get_submodule("links"), source[1])
+    else:  # the block is as it was before its first link
+        surgery.remove(block, "links")
     return surgery
