@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from tqdm import tqdm
 from ghostkit.config import RunConfig
 from ghostkit.costs import macs
 from ghostkit.data.catalog import FOLDER, find_home
+from ghostkit.data.fingerprint import fingerprint
 from ghostkit.data.folders import ImageFiles, reason
 from ghostkit.data.loading import ImageData
 from ghostkit.data.loading import load as load_data
@@ -31,6 +33,7 @@ from ghostkit.devices import fix_threads, make_fabric
 from ghostkit.errors import GhostkitError
 from ghostkit.exporting import is_run, read_network
 from ghostkit.growth.history import history_of
+from ghostkit.run_folder import data_differences
 from ghostkit.runs import Run
 from ghostkit.tasks import TASKS, classification
 
@@ -235,6 +238,12 @@ def held(
             validation_samples=of.validation_samples,
             size=of.size,
         )
+        if not data and (other := data_differences(run.folder, fingerprint(own))):
+            warnings.warn(
+                f"the images of {of.data!r} have changed since the run in {str(run.folder)!r} began ({other}); it may "
+                "have learned from what it is tested on now",
+                stacklevel=3,
+            )
     found = load_data(data, root, task=task, size=shape[1] if shape else None) if data or own is None else own
     if shape and shape != (found.channels, found.height, found.width):
         made = f"{found.channels} x {found.height} x {found.width}"

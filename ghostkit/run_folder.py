@@ -1,6 +1,7 @@
 """The run folder: written while a run goes on, and resumed from.
 
     config.json      the configuration
+    data.json        what the images were, by counts and names
     metrics.jsonl    one row a measurement
     history.jsonl    the recipe, then one line a growth event
     checkpoints/     one folder a checkpoint, named by step
@@ -33,11 +34,21 @@ from ghostkit.growth.edits import REMOVAL
 from ghostkit.growth.history import History
 from ghostkit.holding import Hold
 from ghostkit.metrics import metric_of
-from ghostkit.reading import MOST_TEXT, file_bytes, file_text, parsed_json
+from ghostkit.reading import MOST_TEXT, checked_fields, file_bytes, file_text, parsed_json
 
-__all__ = ["RunFolder", "best_of", "checkpoints", "events_at", "last_checkpoint", "measured", "step_of"]
+__all__ = [
+    "RunFolder",
+    "best_of",
+    "checkpoints",
+    "data_differences",
+    "events_at",
+    "last_checkpoint",
+    "measured",
+    "step_of",
+]
 
 STEP = re.compile(r"step-[0-9]{1,18}")
+DATA = "data.json"
 JUDGED = ("test", "validation")  # what a run is judged on: the one, or the other where images were held out for it
 
 
@@ -125,18 +136,22 @@ class RunFolder:
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
-    def begin(self, config: RunConfig) -> Path | None:
+    def begin(self, config: RunConfig, data: Mapping[str, str] | None = None) -> Path | None:
         """Write the configuration of a new run, or return the checkpoint to resume an old one from.
 
         That is the last one that is whole; a warning says what is wrong with those after it.
 
+        Args:
+            config: of the run.
+            data: what its images are, as :func:`ghostkit.data.fingerprint.fingerprint` tells; not compared when None.
+
         Raises:
-            GhostkitError: if another trainer is at work there, if the folder holds a run of another configuration, or
-                if it has checkpoints of which none is whole. Nothing has changed then.
+            GhostkitError: if another trainer is at work there, if the folder holds a run of another configuration or
+                of other images, or if it has checkpoints of which none is whole. Nothing has changed then.
         """
-        self._compare(config)  # first, as it says more than who is at work there
+        self._compare(config, data)  # first, as it says more than who is at work there
         with self.held(sign=False):
-            self._compare(config)
+            self._compare(config, data)
             checkpoint = self._whole_checkpoint()
             if self._hold is not None:
                 self._before = {self._hold.signed().get("name")}
@@ -144,11 +159,13 @@ class RunFolder:
                 if self._hold is not None:
                     self._sign(self._hold)
                 write_atomically(self.folder / "config.json", config.model_dump_json(indent=1))
+                if data is not None:
+                    write_atomically(self.folder / DATA, json.dumps(data, indent=1))
                 self.cut_metrics(0)
         return checkpoint
 
-    def _compare(self, config: RunConfig) -> None:
-        """Raise where checkpoints of another configuration are in the folder."""
+    def _compare(self, config: RunConfig, data: Mapping[str, str] | None) -> None:
+        """Raise where checkpoints of another configuration, or of a run on other images, are in the folder."""
         if not checkpoints(self.folder):
             return
         there = RunConfig.read(self.folder / "config.json", links=False)
@@ -160,6 +177,11 @@ class RunFolder:
             raise GhostkitError(
                 f"{str(self.folder)!r} holds a run of another configuration ({'; '.join(differing)}); "
                 "choose another folder"
+            )
+        if data is not None and (other := data_differences(self.folder, data)):
+            raise GhostkitError(
+                f"the images of {config.data!r} have changed since the run in {str(self.folder)!r} began ({other}); it "
+                "may have learned from what it is tested on now. Put them back as they were, or choose another folder"
             )
 
     def _whole_checkpoint(self) -> Path | None:
@@ -240,6 +262,31 @@ class RunFolder:
         """Write the closing numbers."""
         with self.held():
             write_atomically(self.folder / "result.json", json.dumps(result, indent=1))
+
+
+def data_differences(folder: Path, now: Mapping[str, str]) -> str:
+    """Return in what the images that a run began with differ from those ``now``; empty where in nothing that is known.
+
+    Args:
+        folder: of the run; one that was begun by an older version says nothing of its images.
+        now: as :func:`ghostkit.data.fingerprint.fingerprint` tells.
+
+    Raises:
+        GhostkitError: if what is known of them cannot be read.
+    """
+    path = folder / DATA
+    try:
+        said = parsed_json(file_text(path))
+        there = checked_fields(said, dict.fromkeys(("classes", "train", *JUDGED), "str"), "what the images were")
+    except FileNotFoundError:
+        return ""
+    except (OSError, ValueError) as error:
+        raise GhostkitError(f"cannot read {str(path)!r}: {error}") from None
+    return "; ".join(
+        f"{name}={there.get(name)!r:.500} there, {now.get(name)!r:.500} now"
+        for name in dict.fromkeys([*there, *now])
+        if there.get(name) != now.get(name)
+    )
 
 
 def _step_folders(folder: Path) -> list[Path]:

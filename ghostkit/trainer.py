@@ -25,6 +25,7 @@ from ghostkit.checks import check_accepts, check_can_grow, never_due, one_image
 from ghostkit.config import RunConfig
 from ghostkit.costs import TRAINING_PASS, head_macs, head_sizes, latency, macs
 from ghostkit.data import ImageData, Split, batch_count, batches
+from ghostkit.data.fingerprint import fingerprint
 from ghostkit.data.splits import resized
 from ghostkit.devices import OPTIMIZERS, as_precise, fix_threads, make_fabric, make_optimizer, move_state
 from ghostkit.engine import Engine
@@ -85,7 +86,7 @@ class Trainer:
         self._worth_saving = False  # something was measured or grown, perhaps by hand, that no checkpoint knows of
         check_shares(len(self.data.train), config.batch_size, config.micro_batches, self.fabric.world_size, LEAST)
         self.run = None if folder is None or self.fabric.global_rank else RunFolder(folder)
-        checkpoint = agreed(self.fabric, None if self.run is None else self.run.begin(config))
+        checkpoint = agreed(self.fabric, None if self.run is None else self.run.begin(config, fingerprint(self.data)))
         if checkpoint is None:
             model = network_of(config, self.data)
             optimizer = make_optimizer(config, model)

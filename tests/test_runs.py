@@ -64,7 +64,8 @@ def folder(tmp_path: Path) -> Path:
 
 def test_the_folder_holds_what_it_promises(folder):
     names = {path.name for path in folder.iterdir()}
-    assert names == {"config.json", "metrics.jsonl", "history.jsonl", "checkpoints", "result.json", LOCK}
+    tables = {"metrics.jsonl", "history.jsonl"}
+    assert names == {"config.json", "data.json", "checkpoints", "result.json", LOCK} | tables
     for path in folder.rglob("*"):
         assert path.is_dir() or path.name == LOCK or path.suffix in {".json", ".jsonl", ".safetensors"}
 
@@ -433,6 +434,41 @@ def test_the_same_configuration_resumes_from_the_last_checkpoint(folder):
     assert RunFolder(folder).begin(CONFIG) == checkpoints(folder)[-1]
     with_tuples = changed_to(model_options={"stages": (((3, 4, 8, 0, 2),), ((3, 4, 8, 0, 2),))})
     assert RunFolder(folder).begin(with_tuples) == checkpoints(folder)[-1]  # as JSON has it, it is the same
+
+
+IMAGES = {"classes": "cat, dog", "train": "96 images, names 5e1c0a7f9b12", "test": "24 images, names 3f0c52a91b7e"}
+
+
+@pytest.mark.parametrize(
+    ("now", "message"),
+    [
+        (
+            {"train": "128 images, names 0a1b2c3d4e5f"},
+            r"\(train='96 images, names 5e1c0a7f9b12' there, '128 images, names 0a1b2c3d4e5f' now\)",
+        ),
+        (
+            {"classes": "cat, cow", "validation": "9 images"},
+            "classes='cat, dog' there, 'cat, cow' now; validation=None there, '9 images' now",
+        ),
+    ],
+)
+def test_a_run_on_other_images_is_refused_with_what_differs(folder, now, message):
+    (folder / "data.json").write_text(json.dumps(IMAGES))
+    with pytest.raises(GhostkitError, match=f"the images of 'digits' have changed since .*{message}"):
+        RunFolder(folder).begin(CONFIG, {**IMAGES, **now})
+    assert RunFolder(folder).begin(CONFIG, IMAGES) == checkpoints(folder)[-1]
+
+
+def test_a_run_that_says_nothing_of_its_images_goes_on(folder):
+    (folder / "data.json").unlink()
+    assert RunFolder(folder).begin(CONFIG, IMAGES) == checkpoints(folder)[-1]
+
+
+@pytest.mark.parametrize("text", ["", "[3]", '{"train": 3}', '{"train": ', '{"more": "3"}'])
+def test_what_is_no_note_of_images_is_refused_in_words(folder, text):
+    (folder / "data.json").write_text(text)
+    with pytest.raises(GhostkitError, match=r"cannot read '.*data\.json'"):
+        RunFolder(folder).begin(CONFIG, IMAGES)
 
 
 def test_checkpoints_without_their_configuration_are_not_written_over(folder):
