@@ -5,11 +5,13 @@ Papermill executes; what stands here is what it leaves to its callers. Parameter
 running cell says, and a record of our own tells how it ended, since papermill's metadata lie after a timeout.
 
 A notebook declares its knobs as plain literals in one cell tagged `parameters`. One of them may be `folder = None`: it
-receives the run folder. Its results leave by :func:`publish`, in its last cell. What a run leaves behind:
+receives the run folder, and may train into it. Its results leave by :func:`publish`, in its last cell. What a run
+leaves behind:
 
     FOLDER/<notebook>.ipynb   executed, as far as it came
     FOLDER/<notebook>.html    the same as a page that opens offline, once the notebook has ended well
-    FOLDER/result.json        parameters, status (done, failed, interrupted), result, seconds, peak memory, error
+    FOLDER/result.json        parameters, status (done, failed, interrupted), result, seconds, peak memory, error; where
+                              it trained into FOLDER, beside what the trainer wrote there, whose seconds stay
 """
 
 from __future__ import annotations
@@ -38,7 +40,9 @@ from traitlets.config import Config
 import ghostkit
 from ghostkit.errors import GhostkitError
 from ghostkit.files import free_folder, write_atomically
+from ghostkit.metrics import metric_of
 from ghostkit.parameters import check_parameters, declared_parameters, plain
+from ghostkit.reading import file_text, parsed_json
 
 __all__ = ["NotebookError", "NotebookResult", "publish", "run_notebook"]
 
@@ -112,6 +116,15 @@ def _published(executed: Path) -> dict[str, Any]:
     return next((bundle[RESULT_TYPE] for bundle in reversed(bundles) if RESULT_TYPE in bundle), {})
 
 
+def _measured(record: Path) -> dict[str, Any]:
+    """Return what is in a record, if a trainer wrote its result there; nothing otherwise."""
+    try:
+        there = parsed_json(file_text(record))
+    except (OSError, ValueError):
+        return {}
+    return there if isinstance(there, dict) and metric_of(there) in there else {}
+
+
 # Running
 
 
@@ -178,8 +191,9 @@ def run_notebook(
             "result": _published(executed),
             "error": error,
         }
+        measured = {name: value for name, value in _measured(record).items() if name not in facts or name == "seconds"}
         try:
-            write_atomically(record, json.dumps(facts, indent=2) + "\n")
+            write_atomically(record, json.dumps({**facts, **measured}, indent=2) + "\n")
         except GhostkitError:
             if not error:
                 raise

@@ -150,7 +150,7 @@ class Run:
 
     @property
     def result(self) -> dict[str, Any]:
-        """The closing numbers; empty while the run goes on."""
+        """The closing numbers, in a notebook's own folder beside its record; empty while the run goes on."""
         text = self._text("result.json")
         try:
             return {} if text is None else checked_result(parsed_json(text))
@@ -326,8 +326,8 @@ def checked_result(result: Any) -> dict[str, Any]:
     Raises:
         ValueError: if not.
     """
-    if result == {}:
-        return {}
+    if result == {} or (isinstance(result, dict) and "status" in result and metric_of(result) not in result):
+        return {}  # the second is the record of a notebook that has not trained its run to the end
     numbers = dict.fromkeys(("params", "macs", "steps"), "int") | dict.fromkeys(CLOSING, "float")
     there = {name: value for name, value in result.items() if name in numbers} if isinstance(result, dict) else {}
     if metric_of(there) not in there or not numbers.keys() - CLOSING <= there.keys():

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -241,6 +242,40 @@ def test_a_fault_of_ours_is_recorded_and_shows_itself(here, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         run_notebook(write_notebook(here / "a.ipynb"), "mine", progress=False)
     assert record_in(here / "mine")["error"].items() >= {"name": "ZeroDivisionError", "message": "ours"}.items()
+
+
+# A notebook that trains into its own folder
+
+TRAINED = {"accuracy": 0.75, "params": 7, "macs": 9, "steps": 3, "seconds": 1.5}
+
+
+@pytest.mark.parametrize("error", [None, OSError("full")])
+def test_what_a_trainer_measured_in_the_run_folder_stands_beside_the_record(here, monkeypatch, error):
+    def train(source: Path, executed: Path, *_: Any) -> None:
+        (executed.parent / "result.json").write_text(json.dumps(TRAINED))
+        executed.write_text(source.read_text())
+        if error:
+            raise error
+
+    monkeypatch.setattr(notebooks, "_execute", train)
+    with nullcontext() if error is None else pytest.raises(GhostkitError, match="full"):
+        run_notebook(write_notebook(here / "a.ipynb"), "mine", progress=False)
+    record = record_in(here / "mine")
+    assert record.items() >= TRAINED.items()
+    assert record["status"] == ("failed" if error else "done")
+    assert record["parameters"]["epochs"] == 3
+
+
+@pytest.mark.usefixtures("no_kernel")
+def test_what_was_measured_before_a_failure_is_kept_when_the_notebook_is_run_again(here):
+    path = write_notebook(here / "a.ipynb")
+    (here / "mine").mkdir()
+    failed = {"status": "failed", "error": {"name": "ValueError"}, "parameters": {}}
+    (here / "mine" / "result.json").write_text(json.dumps({**failed, **TRAINED}))
+    run_notebook(path, "mine", progress=False)
+    record = record_in(here / "mine")
+    assert record.items() >= {**TRAINED, "status": "done", "error": None}.items()
+    assert record["parameters"]["name"] == "digits"
 
 
 # Publishing

@@ -281,6 +281,17 @@ def test_the_gains_of_a_run_add_up_to_those_of_its_chosen_candidates(folder):
     assert run.architecture()["gain"].sum() == pytest.approx(chosen["gain"].sum())
 
 
+def test_the_record_of_a_notebook_is_no_result_until_a_trainer_has_written_its_own(folder):
+    record = {"notebook": "a.ipynb", "status": "failed", "seconds": 9.0, "result": {"accuracy": 0.5}}
+    result = Run(folder).result
+    (folder / "result.json").write_text(json.dumps(record))
+    assert Run(folder).result == {}
+    assert str(Run(folder)) == "run: not over yet"
+    (folder / "result.json").write_text(json.dumps({**record, **result}))
+    assert Run(folder).result.items() >= result.items()
+    assert str(Run(folder)).startswith("run: test accuracy ")
+
+
 # Checkpoints
 
 

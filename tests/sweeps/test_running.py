@@ -20,6 +20,8 @@ from nbformat.v4 import new_code_cell, new_notebook
 from typer.testing import CliRunner, Result
 
 from ghostkit.cli import app
+from ghostkit.comparing import compare
+from ghostkit.runs import find_runs
 from ghostkit.sweeps import SweepResult, run_sweep
 from ghostkit.sweeps.table import CLOCK
 
@@ -87,6 +89,36 @@ def test_a_run_that_hangs_is_given_up_and_what_it_printed_is_kept(here, write_sw
     assert list(result.table["error"]) == ["TimeoutError: not done after 3 s; a larger timeout gives it longer"]
     assert printed(result.folder / "runs/001") == ["begun\n"]
     assert not alive(pid_in(result.folder / "runs/001"))
+
+
+# A notebook that trains into its own folder
+
+TRAIN = """
+import ghostkit
+stages = [[[3, 4, 8, 0, 2]], [[3, 4, 8, 0, 2]]]
+config = ghostkit.RunConfig(
+    model_options={'stages': stages}, train_samples=128, test_samples=50, epochs=1, grow_from=0.2, grow_every=0.5,
+    grow_until=0.9, share=0.4, budget_factor=3, probe_samples=32, seed=seed, device='cpu',
+)
+run = ghostkit.train(config, folder)
+if mode == 'fail':
+    raise ValueError('trained, and failed')
+ghostkit.notebooks.publish({'accuracy': run.result['accuracy'], 'steps': -1})
+"""
+
+
+def test_runs_of_a_sweep_that_train_into_their_folders_are_runs_like_any_other(here, write_sweep, write_notebook):
+    write_notebook("import ghostkit.notebooks", TRAIN)
+    path = write_sweep(list=[{"seed": 0}, {"seed": 1}, {"seed": 2, "mode": "fail"}], workers=1)
+    table = run_sweep(path).table
+    assert list(table["status"]) == ["done", "done", "failed"]
+    assert (table[["growth_events", "edits", "params", "macs"]] > 0).all(axis=None)
+    runs = find_runs(here / "runs/sweep")
+    assert [run.result["steps"] for run in runs] == [2] * 3, "what was published wins nothing that was measured"
+    assert list(compare(runs).table["accuracy"])[:2] == list(table["m.accuracy"])[:2]
+    compared = CliRunner().invoke(app, ["compare", str(here / "runs/sweep")])
+    assert compared.exit_code == 0, compared.output
+    assert "unfinished" not in compared.output
 
 
 # A file from a stranger
