@@ -17,9 +17,10 @@ from ghostkit.architecture import aged, describe
 from ghostkit.checkpoint import load, load_state
 from ghostkit.config import RunConfig
 from ghostkit.errors import GhostkitError
-from ghostkit.growth.edits import Edit, RemoveBlock
+from ghostkit.growth.edits import RemoveBlock
 from ghostkit.growth.grow import rebuild, replay
 from ghostkit.growth.history import GrowthEvent, History, json_lines
+from ghostkit.growth.undo import still_there
 from ghostkit.metrics import METRICS, metric_of
 from ghostkit.reading import UNFITTING, checked_fields, file_text, parsed_json
 from ghostkit.run_folder import best_of, checkpoints, events_at, measured, step_of
@@ -170,7 +171,7 @@ class Run:
         """Return the network after growth event number ``event``, one row a block.
 
         Its column ``gain`` is what the engine expected of all that was grown in a block so far: the sum of the
-        predicted gains (nats) of the candidates that were chosen there, without those that were taken back since.
+        predicted gains (nats) of the candidates that were chosen there, without those that were removed since.
 
         Args:
             event: 0 for the seedling, -1 for the last event.
@@ -385,23 +386,20 @@ def architectures(history: History) -> Iterator[pd.DataFrame]:
 
 
 def gained(history: History, last: int, blocks: Iterable[str]) -> list[float]:
-    """Return the predicted gains (nats) of what was grown up to event ``last``, in sum for each of ``blocks``."""
-    events = history.events[:last]
-    back = {event.undoes for event in events}
+    """Return the predicted gains (nats) of what was grown up to event ``last`` and is there, in sum for each block."""
+    history = replace(history, events=history.events[:last])
     gains = dict.fromkeys(blocks, 0.0)
     paths: list[str] = []  # of the seedling's layers, once they are needed
-    for number, event in enumerate(events, start=1):
+    for event, edit, inverse in still_there(history):
         predicted = {row["edit"]: row["gain"] for row in event.candidates if row["chosen"]}
-        inverses: list[Edit | None] = [*reversed(event.inverse)] or [None] * len(event.edits)
-        for edit, inverse in zip(event.edits, inverses, strict=False):
-            # Only what takes a new block back knows its name.
-            site = f"{inverse.site}.{inverse.block}" if isinstance(inverse, RemoveBlock) else edit.site
-            block = _block_of(site, gains)
-            if block is None:
-                paths = paths or [path for path, _ in rebuild(replace(history, events=[])).named_modules()]
-                block = _end_of(site, gains, paths)
-            if block in gains and number not in back:
-                gains[block] += float(predicted.get(str(edit), 0.0))
+        # Only what takes a new block back knows its name.
+        site = f"{inverse.site}.{inverse.block}" if isinstance(inverse, RemoveBlock) else edit.site
+        block = _block_of(site, gains)
+        if block is None:
+            paths = paths or [path for path, _ in rebuild(replace(history, events=[])).named_modules()]
+            block = _end_of(site, gains, paths)
+        if block in gains:
+            gains[block] += float(predicted.get(str(edit), 0.0))
     return list(gains.values())
 
 
@@ -410,7 +408,15 @@ def _block_of(site: str, blocks: Iterable[str]) -> str | None:
     return max((block for block in blocks if f"{site}.".startswith(f"{block}.")), key=len, default=None)
 
 
-def _end_of(site: str, blocks: Iterable[str], paths: list[str]) -> str:
-    """Return ``stem`` or ``head``, as a site lies before all blocks or behind; ``paths`` are the seedling's layers."""
+def _end_of(site: str, blocks: Iterable[str], paths: list[str]) -> str | None:
+    """Return ``stem`` or ``head``, as a site lies before all blocks or behind; None of one that is gone.
+
+    Args:
+        site: in none of the blocks.
+        blocks: of the network now.
+        paths: the seedling's layers.
+    """
+    if site not in paths:
+        return None
     first = next((number for number, path in enumerate(paths) if path in set(blocks)), len(paths))
-    return "stem" if site in paths and paths.index(site) < first else "head"
+    return "stem" if paths.index(site) < first else "head"

@@ -275,6 +275,75 @@ def test_what_was_taken_back_brings_no_gain_and_stem_and_head_have_theirs(tmp_pa
     assert Run(tmp_path).architecture(4)["gain"].tolist() == [0.5, 0, 0, 0.5]
 
 
+SITE = "blocks.0.0.ghost1"
+LATER = GrowthEvent((AddIntrinsic(SITE, 4),), (RemoveIntrinsic(SITE, (2, 3, 4, 5)),))
+
+
+@pytest.mark.parametrize(
+    ("later", "gains"),
+    [
+        ([], {"blocks.0.0": 0.75, "blocks.1.0": 0, "blocks.1.g1": 0.125}),
+        # What thins sprouts out undoes no event, and removes some of its edits.
+        ([GrowthEvent((RemoveBranch(SITE, 5, 0),))], {"blocks.0.0": 0.25, "blocks.1.0": 0, "blocks.1.g1": 0.125}),
+        ([GrowthEvent((RemoveBlock("blocks.1", "g1"),))], {"blocks.0.0": 0.75, "blocks.1.0": 0}),
+        # The number of a branch is another by now; some of the maps that were grown are there yet.
+        ([GrowthEvent((RemoveBranch(SITE, 3, 0), RemoveBranch(SITE, 3, 0)))], {"blocks.0.0": 0.5}),
+        ([LATER, GrowthEvent((RemoveIntrinsic(SITE, (3, 5)),))], {"blocks.0.0": 0.75}),
+        # What stands inside a block goes with it, and is not there again when another gets its name.
+        (
+            [
+                GrowthEvent(
+                    (AddBranch("blocks.1.g1.ghost1", 5),),
+                    (RemoveBranch("blocks.1.g1.ghost1", 5, 0),),
+                    candidates=(row("AddBranch(blocks.1.g1.ghost1, 5x5)", 0.0625),),
+                ),
+                GrowthEvent((RemoveBlock("blocks.1", "g1"),)),
+                GrowthEvent((AddBlock("blocks.1", "0"),), (RemoveBlock("blocks.1", "g1"),)),
+            ],
+            {"blocks.0.0": 0.75, "blocks.1.0": 0, "blocks.1.g1": 0},
+        ),
+        # What was removed by mistake, and brought back, is there.
+        (
+            [
+                GrowthEvent((RemoveBranch(SITE, 5, 0),), (AddBranch(SITE, 5),)),
+                GrowthEvent((AddBranch(SITE, 5),), (RemoveBranch(SITE, 5, 0),), undoes=3),
+            ],
+            {"blocks.0.0": 0.75, "blocks.1.g1": 0.125},
+        ),
+    ],
+    ids=["nothing", "branch", "block", "renumbered", "maps", "inside a block", "brought back"],
+)
+def test_what_a_later_event_removed_brings_no_gain_to_any_block(tmp_path, later, gains):
+    recipe = {"name": "seedling", "num_classes": 10, "in_channels": 1, "stages": STAGES}
+    sprouted = GrowthEvent(
+        (AddBranch(SITE, 5), AddBlock("blocks.1", "0")),
+        (RemoveBlock("blocks.1", "g1"), RemoveBranch(SITE, 5, 0)),
+        candidates=(row(f"AddBranch({SITE}, 5x5)", 0.5), row("AddBlock(blocks.1, after 0)", 0.125)),
+    )
+    branched = GrowthEvent(
+        (AddBranch(SITE, 3),), (RemoveBranch(SITE, 3, 1),), candidates=(row(f"AddBranch({SITE}, 3x3)", 0.25),)
+    )
+    writer = RunFolder(tmp_path)
+    writer.begin(CONFIG)
+    writer.write_history(History(recipe, (1, 8, 8), [sprouted, branched, *later]))
+    found = dict(zip(*Run(tmp_path).architecture()[["block", "gain"]].to_numpy().T, strict=True))
+    assert found.items() >= gains.items()
+    assert (found["stem"], found["head"]) == (0, 0)
+    assert Run(tmp_path).architecture(2)["gain"].sum() == 0.875, "at that event, all of it was there"
+
+
+def test_the_gains_of_sprouts_are_those_of_the_ones_that_were_kept(tmp_path):
+    run = ghostkit.train(CONFIG.changed(where="sprout", window=0.1, kinds=("branch", "intrinsic")), tmp_path)
+    kept, events = 0.0, run.history.events
+    thinned = {edit for event in events if event.reason.startswith("sprouts") for edit in event.edits}
+    assert thinned
+    for event in events:
+        predicted = {row["edit"]: row["gain"] for row in event.candidates if row["chosen"]}
+        for edit, inverse in zip(event.edits, reversed(event.inverse), strict=True):
+            kept += predicted.get(str(edit), 0.0) if inverse not in thinned else 0.0
+    assert run.architecture()["gain"].sum() == pytest.approx(kept)
+
+
 def test_the_gains_of_a_run_add_up_to_those_of_its_chosen_candidates(folder):
     run = Run(folder)
     chosen = run.candidates[run.candidates["chosen"]]

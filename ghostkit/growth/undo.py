@@ -7,7 +7,7 @@ otherwise. (Restoring the weights from before an event is rolling back, which is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ghostkit.errors import GhostkitError
 from ghostkit.growth.edits import (
+    REMOVAL,
     AddBranch,
     AddIntrinsic,
     AddLink,
@@ -29,7 +30,7 @@ from ghostkit.growth.edits import (
 from ghostkit.growth.grow import apply_edits
 from ghostkit.growth.history import GrowthEvent, History, history_of
 
-__all__ = ["inverse_of", "standing", "undo"]
+__all__ = ["inverse_of", "standing", "still_there", "undo"]
 
 
 def undo(
@@ -74,6 +75,48 @@ def standing(history: History) -> list[int]:
         for number, event in enumerate(history.events, start=1)
         if event.edits and event.undoes is None and number not in back
     ]
+
+
+def still_there(history: History) -> Iterator[tuple[GrowthEvent, Edit, Edit | None]]:
+    """Yield every edit of which something is still there, with its event, and with what takes it back right after it.
+
+    Gone is what an undo took back, what a later event removed (as one that thins sprouts out does), and what lay in a
+    block that was removed. Of an event that an older version wrote without what takes it back, that is None.
+    """
+    back = {event.undoes for event in history.events}
+    removals = [
+        (number, edit)
+        for number, event in enumerate(history.events, start=1)
+        for edit in event.edits
+        if isinstance(edit, REMOVAL) and number not in back
+    ]
+    for number, event in enumerate(history.events, start=1):
+        later = [edit for other, edit in removals if other > number]
+        inverses: list[Edit | None] = [*reversed(event.inverse)] or [None] * len(event.edits)
+        for edit, inverse in zip(event.edits, inverses, strict=False):
+            if number not in back and not gone(edit, inverse, later, history, number):
+                yield event, edit, inverse
+
+
+def gone(edit: Edit, inverse: Edit | None, later: Sequence[Edit], history: History, number: int) -> bool:
+    """Return whether ``later`` removals left nothing of an edit of event ``number``, which ``inverse`` takes back."""
+    blocks = [f"{removal.site}.{removal.block}" for removal in later if isinstance(removal, RemoveBlock)]
+    if any(inside(places(inverse or edit), block) for block in blocks):
+        return True
+    if not isinstance(inverse, RemoveBranch | RemoveIntrinsic | NarrowStage):
+        return inverse in later
+    numbers = (inverse.branch,) if isinstance(inverse, RemoveBranch) else inverse.maps
+    touched = any(removed(removal, inverse) for removal in later)
+    return touched and not any(is_there(place, inverse, history, number) for place in numbers)
+
+
+def is_there(place: int, inverse: Edit, history: History, number: int) -> bool:
+    """Return whether the branch or map that had the number ``place`` after event ``number`` has one by now."""
+    try:
+        followed(place, inverse, history, number)
+    except (GhostkitError, IndexError):  # the second where a history does not say where something came back
+        return False
+    return True
 
 
 def numbered(history: History, event: int) -> int:
@@ -135,7 +178,8 @@ def followed(place: int, inverse: Edit, history: History, number: int) -> int:
         for which, edit in enumerate(event.edits):
             gone = removed(edit, inverse)
             if place in gone:
-                back = next((n for n, other in enumerate(history.events, start=1) if other.undoes == later), None)
+                after = enumerate(history.events[later:], start=later + 1)
+                back = next((n for n, other in after if other.undoes == later), None)
                 if back is None:
                     raise GhostkitError(
                         f"undo({number}): {edit} removed what this event grew; there is nothing left to undo"
