@@ -37,6 +37,8 @@ __all__ = [
     "unhook",
 ]
 
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
 ZeroBorn = tuple[nn.Module, tuple[str, str]]
 
 
@@ -211,10 +213,8 @@ def remade(block: nn.Module, channels: int, hidden: int | None = None) -> nn.Mod
 def unhook(host: nn.Module) -> None:
     """Take from ``host``, a copy, the hooks that were set to listen to the original."""
     for module in host.modules():
-        for hooks in (module._forward_hooks, module._forward_pre_hooks):
-            hooks.clear()
-        for hooks in (module._backward_hooks, module._backward_pre_hooks):
-            hooks.clear()
+        for name in HOOKS:
+            getattr(module, name).clear()
 
 
 def chain(block: nn.Module) -> list[tuple[str, nn.Module]]:

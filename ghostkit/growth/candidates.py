@@ -102,6 +102,7 @@ def candidates(
     blind = score == UNSCORED and not extras and not any(map(searched, inits))
     with unheard(device_of(original)):
         seen = unseen(known) if blind else observe(original, known, images, targets, loss)
+    grown = [site for site in grown if site.axis == "depth" or site.id in seen]
     sizes = sizes_of(original, known, grown, kinds)
     if room:
         sizes = sizes_within(room, sizes, original, known, ledger, together=together)
@@ -137,7 +138,7 @@ def candidates(
         used = {site_id: saturation(here) for site_id, here in seen.items()}
         frame["saturation"] = [saturation_at(site, known, used) for site in frame["site"]]
     if "gain_ratio" in extras:
-        usual = mean_gain(original, known, seen)
+        usual = mean_gain(original, seen)
         each = {number: scored.gain / max(scored.numbers, 1) for number, scored in found.items()}
         frame["gain_ratio"] = [each.get(number, 0.0) / usual for number in frame.index]
     order = frame["gain"].sort_values(ascending=False, kind="stable").index
@@ -252,17 +253,17 @@ def saturation_at(site_id: str, known: list[Site], used: dict[str, float]) -> fl
         return used[site_id]
     row = next(site for site in known if site.id == site_id)
     last = f"{row.id}.{row.blocks[-1]}."
-    return max((used[site.id] for site in known if any(p.startswith(last) for p in site.producers)), default=0.0)
+    writing = (site.id for site in known if any(path.startswith(last) for path in site.producers))
+    return max((used[name] for name in writing if name in used), default=0.0)
 
 
-def mean_gain(model: nn.Module, known: list[Site], seen: dict[str, Seen]) -> float:
+def mean_gain(model: nn.Module, seen: dict[str, Seen]) -> float:
     """Return the mean gain, per number, of the weights that read the sites' channels now."""
     gains, numbers = 0.0, 0
-    for site in known:
-        for path, delta in zip(site.consumers, seen[site.id].deltas if site.id in seen else (), strict=False):
-            layer = reader(model.get_submodule(path))
-            x = seen[site.id].features
-            if site.consumers[0] != path and x.shape[2:] != delta.shape[2:]:
+    for here in seen.values():
+        for path, delta in zip(here.readers, here.deltas, strict=True):
+            layer, x = reader(model.get_submodule(path)), here.features
+            if here.readers[0] != path and x.shape[2:] != delta.shape[2:]:
                 continue  # only what the first consumer reads was kept
             gradients = per_sample_gradient(layer, x, delta)
             gains, numbers = gains + max(fisher_gain(gradients), 0.0), numbers + gradients.shape[1]

@@ -29,7 +29,7 @@ from ghostkit.errors import GhostkitError
 from ghostkit.growth.channels import ChannelMap
 from ghostkit.growth.gain import padded
 from ghostkit.growth.layers import widen_in, widen_out
-from ghostkit.growth.sites import Site, channel_sites, trace
+from ghostkit.growth.sites import Site, channel_sites, traces
 from ghostkit.growth.surgery import Surgery
 from ghostkit.nn.ghost import GhostModule
 from ghostkit.nn.ghostify import choices, ghosted
@@ -258,7 +258,7 @@ def bring_into_order(
     if ratio == 1:
         return
     try:
-        groups = list(channel_sites(dense, trace(dense)))
+        groups = list(channel_sites(dense, traces(dense)))
     except GhostkitError:
         return
     groups = [group for group in groups if any(path in replaced for path in group.producers)]

@@ -167,7 +167,7 @@ def link_places(host: nn.Module, known: list[Site]) -> list[tuple[str, str]]:
 
 def stage_of(site: Site, host: nn.Module) -> tuple[str, str] | None:
     """Return the path of the stage and the name of the block that a width site is the first ghost module of."""
-    if site.stage is None:
+    if not site.stage:
         return None
     name, _, rest = site.id.removeprefix(f"{site.stage}.").partition(".")
     block = host.get_submodule(f"{site.stage}.{name}")

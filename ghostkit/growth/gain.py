@@ -55,7 +55,7 @@ class Probe:
         layers: the layers to listen to, by path.
         inputs: path -> input (B, ...).
         outputs: path -> output (B, ...).
-        gradients: path -> gradient of the loss at the layer's output (B, ...).
+        gradients: path -> gradient of the loss at the layer's output (B, ...), zero where the loss does not feel it.
     """
 
     layers: dict[str, nn.Module]
@@ -70,6 +70,8 @@ class Probe:
     def __exit__(self, *_: object) -> None:
         for handle in self._handles:
             handle.remove()
+        for path in self.outputs.keys() - self.gradients.keys():
+            self.gradients[path] = torch.zeros_like(self.outputs[path])
 
     def _hook(self, path: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]:
         def hook(_layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:

@@ -47,6 +47,21 @@ CHANNELWISE_LAYERS = (
     nn.Sigmoid,
     nn.SiLU,
     nn.GELU,
+    nn.LeakyReLU,
+    nn.RReLU,
+    nn.ELU,
+    nn.SELU,
+    nn.CELU,
+    nn.Mish,
+    nn.Tanh,
+    nn.Hardtanh,
+    nn.Tanhshrink,
+    nn.Hardshrink,
+    nn.Softshrink,
+    nn.Softplus,
+    nn.Softsign,
+    nn.LogSigmoid,
+    nn.Threshold,
     nn.AvgPool2d,
     nn.MaxPool2d,
     nn.AdaptiveAvgPool2d,
@@ -61,7 +76,7 @@ def is_depthwise(layer: nn.Module) -> bool:
 
 def is_weightless(layer: nn.Module) -> bool:
     """Return whether ``layer`` has nothing to widen, and so may be called in several places."""
-    return isinstance(layer, CHANNELWISE_LAYERS)
+    return isinstance(layer, CHANNELWISE_LAYERS) or (isinstance(layer, nn.PReLU) and layer.num_parameters == 1)
 
 
 def is_channelwise(layer: nn.Module) -> bool:
@@ -146,6 +161,13 @@ def _(layer: nn.BatchNorm2d, channels: ChannelMap, surgery: Surgery, rows: Tenso
         if getattr(layer, name) is not None:
             surgery.remap(layer, name, 0, channels, start)
     surgery.measure(layer, channels)
+
+
+@widen_out.register
+def _(layer: nn.PReLU, channels: ChannelMap, surgery: Surgery, rows: Tensor | None = None) -> None:
+    if not is_weightless(layer):  # a slope for each channel, and not one for all
+        surgery.assign(layer, "num_parameters", channels.size)
+        surgery.remap(layer, "weight", 0, channels, layer.init)
 
 
 @widen_out.register

@@ -13,7 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ghostkit.errors import ProbeError
+from ghostkit.errors import GhostkitError, ProbeError
 from ghostkit.growth.blocks import hidden_channels, is_residual, is_thin
 from ghostkit.growth.depth import link_places
 from ghostkit.growth.edits import (
@@ -64,14 +64,16 @@ class Seen:
 
     Args:
         inputs: path of each producer -> its input (B, C, H, W).
-        features: what the first consumer reads (B, C, ...).
-        deltas: gradients at the outputs of the consumers.
+        readers: paths of the consumers that took part in the pass.
+        features: what the first of them reads (B, C, ...).
+        deltas: gradients at their outputs.
         intrinsic: width: the module's intrinsic maps (B, m, H, W).
         ghosts: width: the module's ghost maps (B, g, H, W), as far as they are not cut off.
         ghost_delta: width: the gradient at them.
     """
 
     inputs: dict[str, Tensor]
+    readers: list[str]
     features: Tensor
     deltas: list[Tensor]
     intrinsic: Tensor | None = None
@@ -79,24 +81,35 @@ class Seen:
     ghost_delta: Tensor | None = None
 
 
-def backward(model: nn.Module, images: Any, targets: Any, loss: Loss) -> None:
+def backward(model: nn.Module, images: Any, targets: Any, loss: Loss, probe: Probe | None = None) -> None:
     """Run one forward and backward pass.
 
+    Args:
+        model, images, targets, loss: as for :func:`ghostkit.candidates`.
+        probe: has to hear something of the forward pass.
+
     Raises:
+        GhostkitError: if the probe hears nothing.
         ProbeError: if the loss is not finite.
     """
     with torch.enable_grad():
         value = loss(model, images, targets)
+        if probe is not None and not probe.outputs:
+            raise GhostkitError(
+                "the loss did not use the model that it was given, or nothing in it that can grow; expected "
+                "loss(model, images, targets) to call that model, and no other one"
+            )
         if not bool(torch.isfinite(value)):
             raise ProbeError(
                 f"the loss on the probe batch is {value.item()}, so no candidate can be scored; look for values that "
                 "are not finite in the images, or lower the learning rate"
             )
-        value.backward()
+        if value.requires_grad:  # it feels something that is listened to
+            value.backward()
 
 
 def observe(model: nn.Module, known: Sequence[Site], images: Any, targets: Any, loss: Loss) -> dict[str, Seen]:
-    """Return what is seen at each width and stream site in one forward and backward pass."""
+    """Return what is seen in one forward and backward pass at each width and stream site that takes part in it."""
     grown = [site for site in known if site.axis != "depth"]
     layers: dict[str, nn.Module] = {}
     for site in grown:
@@ -106,16 +119,21 @@ def observe(model: nn.Module, known: Sequence[Site], images: Any, targets: Any, 
             layers[f"{site.id}.primary_conv"] = cast(GhostModule, layers[site.id]).primary_conv
         for path in site.consumers:
             layers[f"reader of {path}"] = reader(model.get_submodule(path))
+    if not layers:
+        return {}
     with Probe(layers) as probe:
-        backward(model, images, targets, loss)
+        backward(model, images, targets, loss, probe)
     model.zero_grad(set_to_none=True)
     seen = {}
     for site in grown:
-        readers = [f"reader of {path}" for path in site.consumers]
+        readers = [path for path in site.consumers if f"reader of {path}" in probe.inputs]
+        if not readers or not all(path in probe.inputs for path in site.producers):
+            continue
         here = seen[site.id] = Seen(
             {path: probe.inputs[path] for path in site.producers},
-            probe.inputs[readers[0]],
-            [probe.gradients[path] for path in readers],
+            readers,
+            probe.inputs[f"reader of {readers[0]}"],
+            [probe.gradients[f"reader of {path}"] for path in readers],
         )
         if site.axis == "width":
             here.intrinsic = probe.outputs[f"{site.id}.primary_conv"]
@@ -127,7 +145,7 @@ def observe(model: nn.Module, known: Sequence[Site], images: Any, targets: Any, 
 def unseen(known: Sequence[Site]) -> dict[str, Seen]:
     """Return what no pass shows at each site, for weights that are not searched for."""
     nothing = torch.empty(0)
-    return {site.id: Seen(dict.fromkeys(site.producers, nothing), nothing, []) for site in known}
+    return {site.id: Seen(dict.fromkeys(site.producers, nothing), [], nothing, []) for site in known}
 
 
 def propose(

@@ -221,6 +221,8 @@ def parts_of(born: ZeroBorn, layers: dict[str, nn.Module], probe: Probe) -> dict
         parts.setdefault(number, []).append(part)
 
     for path, owners in born.columns.items():
+        if path not in probe.inputs:  # the loss asks for another part of the network
+            continue
         x, delta, columns = probe.inputs[path], probe.gradients[path], cast(Tensor, layers[path].weight)
         owners = owners.to(x.device)
         # What is attached beside a candidate adds dead maps (their kernels are zero), and rows that are felt by nobody.
@@ -231,6 +233,8 @@ def parts_of(born: ZeroBorn, layers: dict[str, nn.Module], probe: Probe) -> dict
             features = x[:, owners == number]
             add(number, Part(layers[path], features[:, alive(features)], delta, there, weight))
     for number, (path, bn, stream) in born.projections.items():
+        if path not in probe.inputs:
+            continue
         own = probe.gradients[bn][:, : len(cast(Tensor, layers[path].weight))]  # a bare module's BN has its ghosts, too
         add(number, Part(layers[path], probe.inputs[path], own, probe.outputs[stream]))
     for number, path in born.layers.items():

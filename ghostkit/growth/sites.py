@@ -7,6 +7,9 @@ stream of a stage, with all that write into it, or the output of an ordinary con
 blocks to which one more block can be added. Nothing here is special to our own networks: what counts as a consumer or
 as channel-wise is what :mod:`ghostkit.growth.layers` has a rule for, and users add rules for layers of their own.
 
+A host is traced in train mode and in eval mode, whichever it is in: a head that only one of them has reads the same
+channels. What is made in one of them alone does not grow.
+
 A network of which a part alone shall grow, as the backbone of a detector, says so by an attribute ``grown_part``: what
 the paths of its sites begin with.
 
@@ -18,10 +21,14 @@ from __future__ import annotations
 
 import operator
 import traceback
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
+from itertools import chain
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import torch
@@ -31,27 +38,43 @@ from torch import fx, nn
 from ghostkit.costs import evaluating
 from ghostkit.errors import GhostkitError
 from ghostkit.growth import layers
-from ghostkit.growth.blocks import is_block
+from ghostkit.growth.blocks import HOOKS, is_block
 from ghostkit.nn.ghost import GhostModule, SqueezeExcite
 from ghostkit.nn.links import CrossLayerLink, Stage
 
-__all__ = ["Site", "find", "sites", "trace", "units"]
+__all__ = ["Site", "find", "sites", "trace", "traces", "units"]
 
 CHANNELWISE_FUNCTIONS = {
     torch.relu,
     torch.sigmoid,
+    torch.tanh,
     F.relu,
     F.relu6,
     F.hardswish,
+    F.hardsigmoid,
     F.silu,
     F.gelu,
+    F.leaky_relu,
+    F.rrelu,
+    F.elu,
+    F.selu,
+    F.celu,
+    F.mish,
+    F.hardtanh,
+    F.tanhshrink,
+    F.hardshrink,
+    F.softshrink,
+    F.softplus,
+    F.softsign,
+    F.logsigmoid,
+    F.threshold,
     F.dropout,
     F.avg_pool2d,
     F.max_pool2d,
     F.adaptive_avg_pool2d,
     torch.flatten,
 }
-CHANNELWISE_METHODS = {"relu", "flatten", "contiguous"}
+CHANNELWISE_METHODS = {"relu", "sigmoid", "tanh", "flatten", "contiguous"}
 ADDITIONS = {operator.add, operator.iadd, torch.add}
 
 
@@ -67,7 +90,7 @@ class Site:
         consumers: width, stream: paths of the layers that read the channels.
         links_from: width: paths of the links that read the module's intrinsic maps.
         links_into: width: paths of the links that add to its ghost maps.
-        stage: width: path of the outermost ``Stage`` whose forward calls the module, if any does.
+        stage: width: path of the stage that calls its block, and so could hand links on to it; empty if there is none.
         blocks: depth: names of the blocks in the row, in order.
     """
 
@@ -78,7 +101,7 @@ class Site:
     consumers: tuple[str, ...] = ()
     links_from: tuple[str, ...] = ()
     links_into: tuple[str, ...] = ()
-    stage: str | None = None
+    stage: str = ""
     blocks: tuple[str, ...] = ()
 
 
@@ -99,21 +122,61 @@ class HostTracer(fx.Tracer):
         return m.change(out) if isinstance(m, GhostModule) and m.change is not None else out
 
 
-def trace(host: nn.Module) -> fx.Graph:
+def trace(host: nn.Module, training: bool | None = None) -> fx.Graph:
     """Return the graph of ``host``, with ghost modules and SE layers as single nodes.
+
+    Args:
+        host: the network; it is left as it was.
+        training: whether it is traced in train mode or in eval mode; in its own when None.
 
     Raises:
         GhostkitError: if the host's forward cannot be traced; the message quotes why.
     """
     try:
-        return HostTracer().trace(host)
+        with set_for_tracing(host, training):
+            return HostTracer().trace(host)
     except Exception as error:  # a forward may fail in any way under tracing
+        mode = {None: "", True: " in train mode", False: " in eval mode"}[training]
         raise GhostkitError(
-            f"{type(host).__name__} cannot be traced, so its sites cannot be found: {error}. It stopped at "
+            f"{type(host).__name__} cannot be traced{mode}, so its sites cannot be found: {error}. It stopped at "
             f"{stopped_at(error, host)}. A trace has no values, so Python cannot branch on them or turn them into "
             "numbers: write the line with tensor operations alone, or put it into a module of its own and register it "
             "with ghostkit.growth.widen_in and widen_out, which keep a trace from looking inside"
         ) from error
+
+
+def traces(host: nn.Module) -> list[fx.Graph]:
+    """Return the graphs of ``host`` in train mode and in eval mode; one for both where its code asks for no mode."""
+    tracer = HostTracer()
+    traced = {type(module) for path, module in host.named_modules() if not tracer.is_leaf_module(module, path)}
+    modes = (True, False) if any(asks_for_mode(kind) for kind in traced) else (True,)
+    return [trace(host, training) for training in modes]
+
+
+@cache
+def asks_for_mode(kind: Any) -> bool:
+    """Return whether a kind of modules reads ``training`` anywhere in its code, or has a ``train`` of its own."""
+    own = kind.__mro__[: kind.__mro__.index(nn.Module)]
+    codes = [getattr(member, "__code__", None) for base in own for member in vars(base).values()]
+    for code in codes:  # which grows by the functions within functions
+        codes += [part for part in getattr(code, "co_consts", ()) if isinstance(part, CodeType)]
+    asked = any("training" in code.co_names for code in codes if code is not None)
+    return asked or any({"train", "eval"} & vars(base).keys() for base in own)
+
+
+@contextmanager
+def set_for_tracing(host: nn.Module, training: bool | None) -> Iterator[None]:
+    """Put ``host`` into a mode, and set its hooks aside: they expect values, and a trace has none."""
+    changed: dict[str, Any] = {name: OrderedDict() for name in HOOKS}
+    changed |= {} if training is None else {"training": training}
+    before = [(vars(module), {name: vars(module)[name] for name in changed}) for module in host.modules()]
+    try:
+        for attributes, _ in before:
+            attributes.update(changed)
+        yield
+    finally:
+        for attributes, kept in before:
+            attributes.update(kept)
 
 
 def stopped_at(error: BaseException, host: nn.Module) -> str:
@@ -139,8 +202,9 @@ def sites(host: nn.Module, example: torch.Tensor | None = None) -> list[Site]:
         raise GhostkitError("a deployed copy has no BN left and does not grow; grow the network that it was made from")
     if example is not None:
         check_accepts(host, example)
-    channels = channel_sites(host, trace(host))
-    return [*sorted(channels, key=lambda site: site.axis, reverse=True), *depth_sites(host)]
+    graphs = traces(host)
+    channels = channel_sites(host, graphs)
+    return [*sorted(channels, key=lambda site: site.axis, reverse=True), *depth_sites(host, graphs)]
 
 
 def find(host: nn.Module, site_id: str) -> Site:
@@ -219,87 +283,143 @@ class Channels:
         self.escapes |= other.escapes
 
 
-def channel_sites(host: nn.Module, graph: fx.Graph) -> Iterator[Site]:
-    """Yield the width and stream sites of ``host``, in the order of their first producers."""
+def channel_sites(host: nn.Module, graphs: Sequence[fx.Graph]) -> Iterator[Site]:
+    """Yield the width and stream sites of ``host``, in the order of their first producers.
+
+    Args:
+        host: the network.
+        graphs: its traces in both modes, of which the first one gives the order.
+    """
     modules, inside = dict(host.named_modules()), getattr(host, "grown_part", "")
-    calls = [str(node.target) for node in graph.nodes if node.op == "call_module"]
-    order, count = {path: place for place, path in enumerate(calls)}, Counter(calls)
-    stages = {str(node.target): stage_calling(node) for node in graph.nodes if node.op == "call_module"}
-    groups = [group for group in gathered(graph, modules) if group.producers and group.consumers]
+    calls = [calls_in(graph) for graph in graphs]
+    order = {path: place for listed in reversed(calls) for place, path in enumerate(listed)}
+    counts = [Counter(listed) for listed in calls]
+    stages = [path for path in called_in(graphs) if path and isinstance(modules[path], Stage)]
+    groups = [group for group in gathered(graphs, modules) if grows(group, modules, counts)]
     for group in sorted(groups, key=lambda group: min(order[path] for path in group.producers)):
-        parts = [*group.producers, *group.through, *group.consumers]
-        shared = [path for path in parts if count[path] != 1 and not layers.is_weightless(modules[path])]
-        producers = sorted(group.producers, key=order.__getitem__)
-        if group.escapes or shared or not producers[0].startswith(inside):
+        producers, through, consumers = (
+            tuple(sorted(dict.fromkeys(paths), key=order.__getitem__))
+            for paths in (group.producers, group.through, group.consumers)
+        )
+        if not producers[0].startswith(inside):
             continue
         alone = len(producers) == 1 and isinstance(modules[producers[0]], GhostModule)
         yield Site(
             producers[0],
             "width" if alone else "stream",
-            tuple(producers),
-            tuple(sorted(dict.fromkeys(group.through), key=order.__getitem__)),
-            tuple(sorted(group.consumers, key=order.__getitem__)),
-            tuple(group.links_from),
-            tuple(group.links_into),
-            stages[producers[0]] if alone else None,
+            producers,
+            through,
+            consumers,
+            tuple(dict.fromkeys(group.links_from)),
+            tuple(dict.fromkeys(group.links_into)),
+            min((path for path in stages if alone and producers[0].startswith(f"{path}.")), key=len, default=""),
         )
 
 
-def stage_calling(node: fx.Node) -> str | None:
-    """Return the path of the outermost stage whose forward calls the module of ``node``, if any does."""
-    callers = node.meta["nn_module_stack"].values()  # path and class of each, from the outside in
-    stages = (path for path, kind in callers if issubclass(kind, Stage))
-    return next((path for path in stages if str(node.target).startswith(f"{path}.")), None)
+def calls_in(graph: fx.Graph) -> list[str]:
+    """Return the paths of the layers that a trace calls, in order."""
+    return [str(node.target) for node in graph.nodes if node.op == "call_module"]
 
 
-def gathered(graph: fx.Graph, modules: dict[str, nn.Module]) -> list[Channels]:
-    """Return the groups of values in ``graph`` that share their channels."""
-    of: dict[fx.Node, Channels] = {}
+def called_in(graphs: Sequence[fx.Graph]) -> set[str]:
+    """Return the paths of all modules that every trace goes through, the network itself among them."""
+    called = [
+        {"", *(path for node in graph.nodes for path, _ in node.meta.get("nn_module_stack", {}).values())}
+        for graph in graphs
+    ]
+    return set.intersection(*called)
 
-    def tie(node: fx.Node, *values: Any) -> Channels:
-        """Let ``node`` have the channels of ``values``."""
-        first, *others = [of[value] for value in values if isinstance(value, fx.Node)]
+
+def grows(group: Channels, modules: dict[str, nn.Module], counts: Sequence[Counter[str]]) -> bool:
+    """Return whether all that makes and reads a group's channels is known, and does it once in a pass.
+
+    Args:
+        group: the group.
+        modules: the layers by path.
+        counts: how often each layer is called, in each mode.
+    """
+    parts = (*group.producers, *group.through, *group.consumers)
+    shared = any(count[path] > 1 for count in counts for path in parts if not layers.is_weightless(modules[path]))
+    widths = {getattr(modules[path], "out_channels", None) for path in group.producers} - {None}  # one may be broadcast
+    always = all(count[path] for count in counts for path in group.producers)
+    return bool(group.producers and group.consumers) and always and len(widths) < 2 and not (shared or group.escapes)
+
+
+def gathered(graphs: Sequence[fx.Graph], modules: dict[str, nn.Module]) -> list[Channels]:
+    """Return the groups of values in ``graphs`` that share their channels: those of one layer do in all of them."""
+    of: dict[Any, Channels] = {}  # by value, and by layer: what it makes, and its inputs by number
+
+    def tie(*ends: Any) -> Channels:
+        """Let ``ends``, of which some are known, have the same channels."""
+        first, *others = [of[end] for end in ends if end in of]
         for other in others:
             if other is not first:
                 first.absorb(other)
-                for value, group in of.items():
+                for end, group in of.items():
                     if group is other:
-                        of[value] = first
-        of[node] = first
+                        of[end] = first
+        of.update(dict.fromkeys(ends, first))
         return first
 
-    for node in graph.nodes:
-        read = [of[value] for value in node.all_input_nodes]
+    for node in chain.from_iterable(graph.nodes for graph in graphs):
+        read = node.all_input_nodes
         if node.op == "call_module":
             path, layer = str(node.target), modules[str(node.target)]
             if isinstance(layer, CrossLayerLink):
                 source, target = node.args
                 of[source].links_from.append(path)
-                tie(node, target).links_into.append(path)
+                tie(target, node).links_into.append(path)
             elif len(read) == 1 and layers.is_channelwise(layer):
-                tie(node, *node.all_input_nodes).through.append(path)
+                own = [] if layers.is_weightless(layer) else [path]
+                tie(*own, *read, node).through.append(path)
             else:
                 of[node] = Channels(producers=[path], escapes=not layers.is_producer(layer))
-                for group in read:
+                tie(path, node)
+                for number, value in enumerate(read):
+                    group = tie((path, number), value)
                     group.consumers.append(path)
                     group.escapes |= not layers.is_consumer(layer)
         elif read and (
             (node.op == "call_function" and node.target in CHANNELWISE_FUNCTIONS | ADDITIONS)
             or (node.op == "call_method" and node.target in CHANNELWISE_METHODS)
         ):
-            tie(node, *node.all_input_nodes)
+            tie(*read, node)
         else:  # a value made from nothing, or by something that there is no rule for
             of[node] = Channels(escapes=True)
             if not (node.op == "call_function" and node.target is getattr):  # asking for a shape does no harm
-                for group in read:
-                    group.escapes = True
+                for value in read:
+                    of[value].escapes = True
     return list(dict.fromkeys(of.values()))
 
 
-def depth_sites(host: nn.Module) -> Iterator[Site]:
-    """Yield the rows of blocks that can take one more block."""
+def depth_sites(host: nn.Module, graphs: Sequence[fx.Graph]) -> Iterator[Site]:
+    """Yield the rows of blocks that can take one more block: those that are called as a whole, in both modes."""
+    inside = getattr(host, "grown_part", "")
+    wholes = called_in(graphs)
     for path, module in host.named_modules():
-        if isinstance(module, nn.Sequential):
+        if isinstance(module, nn.Sequential) and f"{path}.".startswith(inside):
             names = tuple(name for name, child in module.named_children() if is_block(child))
-            if names:
+            if names and (path in wholes or takes_one_more(host, path, names[-1], graphs)):
                 yield Site(path, "depth", blocks=names)
+
+
+def takes_one_more(host: nn.Module, row: str, last: str, graphs: Sequence[fx.Graph]) -> bool:
+    """Return whether a part behind block ``last`` of a row would be called, and all others as before.
+
+    It would where a forward goes through the blocks one by one, and would not where it calls them by number.
+    """
+    parts, another = host.get_submodule(row)._modules, "another"
+    before = list(parts.items())
+    place = list(parts).index(last) + 1
+    parts.clear()
+    parts.update([*before[:place], (another, nn.Identity()), *before[place:]])
+    try:
+        calls = [Counter(calls_in(graph)) for graph in traces(host)]
+    except GhostkitError:  # such as a forward that takes a fixed number of parts
+        return False
+    finally:
+        parts.clear()
+        parts.update(before)
+    for count, graph in zip(calls, graphs, strict=True):
+        count.subtract(calls_in(graph))
+    return all({path for path in count if count[path]} == {f"{row}.{another}".lstrip(".")} for count in calls)

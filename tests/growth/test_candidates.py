@@ -13,10 +13,12 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock
 
 from ghostkit import costs
 from ghostkit.costs import LatencyTable
 from ghostkit.errors import GhostkitError, ProbeError
+from ghostkit.ghosting import ghostify
 from ghostkit.growth import AddBlock, AddBranch, AddIntrinsic, grow, sites
 from ghostkit.growth.candidates import candidates
 from ghostkit.growth.edits import ORDER
@@ -424,3 +426,49 @@ def test_what_would_join_frozen_parts_is_not_offered(host: Callable) -> None:
     model.classifier.requires_grad_(False)
     with pytest.raises(GhostkitError, match="all that could grow in GhostNet would join frozen parts"):
         score(model, images, targets)
+
+
+class Parts(nn.Module):
+    """A network of which a loss may ask for a part: a trunk, a row behind it, and two heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU())
+        self.row = nn.Sequential(BasicBlock(8, 8), BasicBlock(8, 8))
+        self.last, self.head, self.other = nn.Conv2d(8, 6, 1), nn.Linear(6, 3), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = F.adaptive_avg_pool2d(self.last(self.row(self.trunk(x))), 1).flatten(1)
+        return self.head(x), self.other(x)
+
+
+@pytest.mark.parametrize("how", ["svd", "gradmax", "split"])
+def test_what_a_loss_does_not_feel_gains_nothing_and_all_else_is_scored(how: str) -> None:
+    model = ghostify(Parts())
+    images, targets = torch.randn(8, 3, 10, 10), torch.arange(8) % 3
+
+    def of_one_head(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(model(images)[0], targets)
+
+    def of_the_trunk(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(model.trunk(images).mean((2, 3)), targets)
+
+    extras = ("saturation", "gain_ratio")
+    whole = candidates(model, images, targets, of_one_head, latency=Flat(), how=how, extras=extras)
+    assert set(whole["site"]) == {site.id for site in sites(model)}
+    assert bool(np.isfinite(whole[["gain", "gain_ratio"]].to_numpy()).all())
+    part = candidates(model, images, targets, of_the_trunk, latency=Flat(), how=how, extras=extras)
+    gains = part.groupby("site")["gain"].max()
+    assert set(gains.index) == {"trunk.0", "row"}
+    assert gains["trunk.0"] != 0
+    assert gains["row"] == 0
+    none = candidates(model, images, targets, of_the_trunk, latency=Flat(), how=how, at="row.*.conv1")
+    assert len(none) == 0
+
+
+def test_a_loss_that_asks_another_network_is_refused_and_leaves_no_gradients_there() -> None:
+    model, other = build("seedling", 3, 3), build("seedling", 3, 3)
+    images, targets = torch.randn(8, 3, 10, 10), torch.arange(8) % 3
+    with pytest.raises(GhostkitError, match="the loss did not use the model that it was given"):
+        candidates(model, images, targets, lambda *_: entropy(other, images, targets))
+    assert all(parameter.grad is None for parameter in other.parameters())

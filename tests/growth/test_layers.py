@@ -6,10 +6,22 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ghostkit.errors import GhostkitError
-from ghostkit.growth import AddBlock, AddBranch, AddIntrinsic, grow, identity_like, sites, widen_in, widen_out
+from ghostkit.growth import (
+    AddBlock,
+    AddBranch,
+    AddIntrinsic,
+    RemoveIntrinsic,
+    WidenStage,
+    grow,
+    identity_like,
+    sites,
+    widen_in,
+    widen_out,
+)
 from ghostkit.growth.channels import ChannelMap
 from ghostkit.growth.layers import is_channelwise, is_consumer
 from ghostkit.growth.surgery import Surgery
@@ -111,6 +123,67 @@ def test_a_block_of_ones_own_is_added_once_it_has_a_rule() -> None:
     grow(model, AddBlock("0", "0"), probe=images)
     assert [type(block) for block in model[0]] == [Rest] * 3
     torch.testing.assert_close(model(images), before, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "activation",
+    [
+        *(
+            nn.ReLU(),
+            nn.ReLU6(),
+            nn.LeakyReLU(0.1),
+            nn.RReLU(),
+            nn.PReLU(),
+            nn.PReLU(8),
+            nn.ELU(),
+            nn.SELU(),
+            nn.CELU(),
+        ),
+        *(nn.GELU(), nn.SiLU(), nn.Mish(), nn.Sigmoid(), nn.Hardsigmoid(), nn.Hardswish(), nn.Tanh(), nn.Hardtanh()),
+        *(nn.Tanhshrink(), nn.Hardshrink(), nn.Softshrink(), nn.Softplus(), nn.Softsign(), nn.LogSigmoid()),
+        nn.Threshold(0.1, 20.0),
+    ],
+    ids=str,
+)
+def test_channels_pass_through_every_activation_and_grow(activation: nn.Module) -> None:
+    depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+    model = nn.Sequential(GhostModule(3, 8), activation, depthwise, nn.Conv2d(8, 4, 3, padding=1)).double().eval()
+    [site] = sites(model)
+    assert (site.id, site.through, site.consumers) == ("0", ("1", "2"), ("3",))
+    images = torch.randn(8, 3, 6, 6, dtype=torch.float64)
+    before = model(images)
+    for edit in (AddBranch("0", 5), AddIntrinsic("0", 2), AddIntrinsic("0", 2, "split")):
+        grow(model, edit)
+        torch.testing.assert_close(model(images), before, rtol=1e-10, atol=1e-10)
+    grow(model, RemoveIntrinsic("0", (0, 3)))
+    assert model[0].out_channels == model[2].groups != 8
+    assert model(images).shape == before.shape
+
+
+def test_new_channels_get_a_slope_where_each_has_its_own() -> None:
+    model = nn.Sequential(GhostModule(3, 4), nn.PReLU(4), nn.Conv2d(4, 4, 1), nn.PReLU(), nn.Conv2d(4, 4, 1))
+    nn.init.constant_(model[1].weight, 0.5)
+    assert [site.id for site in sites(model)] == ["0", "2"]
+    grow(model, [AddIntrinsic("0", 1), WidenStage("2", 2)])
+    assert model[1].weight.tolist() == [0.5, 0.5, 0.25, 0.5, 0.5, 0.25]
+    assert (model[1].num_parameters, model[3].num_parameters) == (6, 1)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        *(F.relu, F.relu6, F.leaky_relu, F.rrelu, F.elu, F.selu, F.celu, F.gelu, F.silu, F.mish, F.sigmoid, F.tanh),
+        *(F.hardsigmoid, F.hardswish, F.hardtanh, F.tanhshrink, F.hardshrink, F.softshrink, F.softplus, F.softsign),
+        *(F.logsigmoid, torch.relu, torch.sigmoid, torch.tanh, lambda x: F.threshold(x, 0.1, 20.0)),
+    ],
+)
+def test_channels_pass_through_every_activation_that_is_a_function(function: Callable[[Tensor], Tensor]) -> None:
+    class Applied(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return self[1](function(self[0](x)))
+
+    [site] = sites(Applied(GhostModule(3, 4), nn.Conv2d(4, 2, 1)))
+    assert (site.id, site.consumers) == ("0", ("1",))
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,15 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock
 
 from ghostkit.errors import GhostkitError
-from ghostkit.growth import AddBlock, AddBranch, Edit, NarrowStage, Site, WidenStage, grow, sites, undo
+from ghostkit.ghosting import ghostify
+from ghostkit.growth import AddBlock, AddBranch, AddLink, Edit, NarrowStage, Site, WidenStage, grow, sites, undo
+from ghostkit.growth.depth import link_places
 from ghostkit.growth.sites import find, units
 from ghostkit.nn import GhostBottleneck, GhostModule, build
+from ghostkit.nn.links import Stage
 
 
 class Own(nn.Module):
@@ -78,6 +82,65 @@ class Joined(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.read(x)
         return self.head(F.adaptive_avg_pool2d(self.one(x) + self.two(x), 1).flatten(1))
+
+
+class TwoHeads(nn.Module):
+    """A network with a head that only one mode has, and layers that one mode joins to others than the other does."""
+
+    def __init__(self, aux_in_training: bool) -> None:
+        super().__init__()
+        self.aux_in_training = aux_in_training
+        self.stem, self.hidden = nn.Conv2d(3, 8, 3, padding=1), GhostModule(8, 8)
+        self.one, self.two = nn.Conv2d(8, 6, 1), nn.Conv2d(8, 6, 1)
+        self.norm = nn.BatchNorm2d(6)
+        self.aux_hidden, self.aux = nn.Conv2d(8, 4, 1), nn.Linear(4, 2)
+        self.head = nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        x = self.hidden(F.relu(self.stem(x)))
+        one, two = self.one(x), self.two(x)
+        read = self.norm(one if self.training else two)
+        found = [self.head(F.adaptive_avg_pool2d(F.relu(read), 1).flatten(1))]
+        if self.training == self.aux_in_training:
+            found.append(self.aux(F.adaptive_avg_pool2d(self.aux_hidden(x), 1).flatten(1)))
+        return found
+
+
+class Rows(nn.Module):
+    """A network whose rows of blocks are called in every way that there is."""
+
+    grown_part = ""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        for name in ("whole", "one_by_one", "but_last", "by_number", "last_twice", "unused", "in_training"):
+            layers = [BasicBlock(8, 8), BasicBlock(8, 8), nn.Conv2d(8, 8, 1)]
+            self.add_module(name, nn.Sequential(*layers[: 3 if name == "but_last" else 2]))
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.whole(self.stem(x))
+        for block in [*self.one_by_one, *list(self.but_last)[:-1]]:
+            x = block(x)
+        x = self.by_number[1](self.by_number[0](x))
+        x = self.last_twice[-1](self.last_twice[-1](x))
+        if self.training:
+            x = self.in_training(x)
+        return self.head(F.adaptive_avg_pool2d(x, 1).flatten(1))
+
+
+class Broadcast(nn.Module):
+    """A network that adds a map of one channel to all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.map, self.last = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 1, 1), nn.Conv2d(8, 6, 1)
+        self.head = nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.head(F.adaptive_avg_pool2d(self.last(x + self.map(x)), 1).flatten(1))
 
 
 class Branching(nn.Module):
@@ -282,6 +345,91 @@ def test_a_network_that_cannot_be_traced_is_refused_with_the_reason() -> None:
     line = "'return self.ghost(x) if x.sum() > 0 else x' (test_sites.py, line "
     assert f"It stopped at {line}" in str(caught.value), "the line is the user's own"
     assert "write the line with tensor operations alone" in str(caught.value)
+
+
+@pytest.mark.parametrize("aux_in_training", [True, False])
+@pytest.mark.parametrize("training", [True, False])
+def test_what_either_mode_reads_is_widened_whichever_the_network_is_in(aux_in_training: bool, training: bool) -> None:
+    model, images = TwoHeads(aux_in_training).double(), torch.randn(4, 3, 6, 6, dtype=torch.float64)
+    model.train(training).head.train(not training)
+    known = sites(model)
+    assert (model.training, model.head.training) == (training, not training)
+    assert known == [
+        Site("hidden", "width", ("hidden",), (), ("one", "two", "aux_hidden")),
+        Site("stem", "stream", ("stem",), (), ("hidden",)),
+        Site("one", "stream", ("one", "two"), ("norm",), ("head",)),  # what the aux head makes, one mode lacks
+    ]
+    before = model.train(False)(images)
+    model.train(training)
+    grow(model, [AddBranch("hidden", 5), WidenStage("one", 2), WidenStage("stem", 3)], probe=images)
+    for old, new in zip(before, model.train(False)(images), strict=True):
+        torch.testing.assert_close(new, old, rtol=1e-10, atol=1e-10)
+    assert len(model.train(True)(images)) == 1 + aux_in_training
+
+
+def test_the_mode_that_cannot_be_traced_is_named() -> None:
+    class Deciding(Branching):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.ghost(x) if self.training else super().forward(x)
+
+    with pytest.raises(GhostkitError, match="Deciding cannot be traced in eval mode"):
+        sites(Deciding())
+
+
+def test_a_row_takes_a_block_where_the_forward_would_call_it() -> None:
+    model = ghostify(Rows())
+    before = repr(model)
+    known = sites(model)
+    assert [site for site in known if site.axis == "depth"] == [
+        Site(name, "depth", blocks=("0", "1")) for name in ("whole", "one_by_one", "but_last")
+    ]
+    assert repr(model) == before
+    for site in known:
+        if site.axis == "depth":
+            grow(model, AddBlock(site.id, "1"))
+    model(torch.randn(4, 3, 6, 6)).sum().backward()
+    assert all(block.bn2.weight.grad is not None for block in (model.whole.g1, model.one_by_one.g1, model.but_last.g1))
+    with pytest.raises(GhostkitError, match="no site 'by_number'"):
+        grow(model, AddBlock("by_number", "1"))
+
+
+def test_links_join_blocks_of_stages_that_are_called_as_a_whole() -> None:
+    model = ghostify(Rows())
+    assert all(isinstance(model.get_submodule(name), Stage) for name in ("whole", "one_by_one", "by_number"))
+    assert link_places(model, sites(model)) == [("whole.0.conv1", "whole.1.conv1")]
+    with pytest.raises(GhostkitError, match=r"AddLink\(.*which hands them on"):
+        grow(model, AddLink("one_by_one.0.conv1", "one_by_one.1.conv1"))
+
+
+@pytest.mark.parametrize(("inside", "rows"), [("", ["whole", "one_by_one", "but_last"]), ("whole.", ["whole"])])
+def test_rows_outside_of_the_part_that_grows_do_not(inside: str, rows: list[str]) -> None:
+    model = ghostify(Rows())
+    model.grown_part = inside
+    assert [site.id for site in sites(model) if site.axis == "depth"] == rows
+
+
+def test_channels_of_which_a_part_is_broadcast_do_not_grow() -> None:
+    assert [site.id for site in sites(Broadcast())] == ["last"]
+
+
+def test_hooks_are_not_run_by_a_trace_and_are_still_there_after(host: Callable) -> None:
+    model, images, _ = host("ghost_resnet20")
+    means: list[float] = []
+    block = model.layer1[1]
+    handles = [
+        block.register_forward_hook(lambda layer, inputs, output: means.append(float(output.detach().mean()))),
+        block.register_forward_pre_hook(lambda layer, inputs: means.append(float(inputs[0].detach().mean()))),
+    ]
+    known = sites(model)
+    assert not means
+    model(images)
+    assert len(means) == 2
+    grow(model, WidenStage(next(site.id for site in known if site.axis == "stream"), 2))
+    assert len(means) == 2
+    for handle in handles:
+        handle.remove()
+    model(images)
+    assert len(means) == 2
 
 
 def test_a_site_that_does_not_exist_is_refused_with_those_that_do() -> None:
