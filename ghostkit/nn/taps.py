@@ -14,7 +14,7 @@ from __future__ import annotations
 from functools import singledispatch
 from typing import Any
 
-import torch
+import numpy as np
 import torchvision
 from torch import Tensor, nn
 from torchvision.models import MobileNetV2, MobileNetV3
@@ -64,7 +64,7 @@ def _(host: MobileNetV2 | MobileNetV3) -> list[nn.Module]:
 def lowers(part: nn.Module) -> bool:
     """Return whether ``part`` lowers the resolution."""
     return any(
-        isinstance(layer, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d) and torch.tensor(layer.stride).max() > 1
+        isinstance(layer, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d) and np.max(layer.stride) > 1
         for layer in part.modules()
     )
 

@@ -58,6 +58,14 @@ def test_a_host_is_tapped_where_its_stages_end(name, strides):
     assert [(level.shape[1], 64 // level.shape[2]) for level in maps] == found
 
 
+@pytest.mark.parametrize("task", ["detection", "segmentation"])
+def test_a_network_with_a_head_is_read_from_its_checkpoint(task, tmp_path):
+    model = ghostkit.build("seedling", CLASSES, 3, task=task)
+    ghostkit.save(model, tmp_path)
+    read = ghostkit.load(tmp_path).state_dict()
+    assert all(torch.equal(tensor, read[name]) for name, tensor in model.state_dict().items())
+
+
 def test_a_ghosted_network_of_torchvisions_is_tapped_too():
     plain = torchvision.models.resnet18(num_classes=CLASSES)
     assert [stride for _, stride in taps_of(ghostkit.ghostify(plain), 3)] == [2, 4, 8, 16, 32]
