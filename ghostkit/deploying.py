@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ghostkit.costs import evaluating
+from ghostkit.devices import as_taken
 from ghostkit.errors import GhostkitError
 from ghostkit.growth.history import history_of
 from ghostkit.growth.sites import trace
@@ -65,7 +66,7 @@ def deploy(model: nn.Module, example: Tensor | None = None) -> nn.Module:
     False
     """
     new = stripped(model)
-    probe = random_images(new) if example is None else example
+    probe = random_images(new) if example is None else as_taken(example, new)
     for name in ("growth_history", "recipe"):  # both describe the training form
         vars(new).pop(name, None)
     expected = outputs(model, probe)

@@ -10,14 +10,23 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ghostkit.config import RunConfig
 from ghostkit.errors import GhostkitError
 from ghostkit.processes import process_count
 
-__all__ = ["OPTIMIZERS", "as_precise", "fix_threads", "make_fabric", "make_optimizer", "move_state", "start_momentum"]
+__all__ = [
+    "OPTIMIZERS",
+    "as_precise",
+    "as_taken",
+    "fix_threads",
+    "make_fabric",
+    "make_optimizer",
+    "move_state",
+    "start_momentum",
+]
 
 OPTIMIZERS: dict[str, Any] = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 # A batch of fewer MACs than this is faster on one thread: waiting for a second one takes longer than the work.
@@ -81,6 +90,12 @@ def make_fabric(config: RunConfig) -> Fabric:
 def as_precise(fabric: Fabric, model: nn.Module) -> nn.Module:
     """Return ``model`` on the device, with numbers as wide as the precision stores them."""
     return fabric.strategy.precision.convert_module(model.to(fabric.device))
+
+
+def as_taken(images: Tensor, model: nn.Module) -> Tensor:
+    """Return ``images`` where the first parameter of ``model`` is, with numbers as wide; unchanged if it has none."""
+    parameter = next(model.parameters(), None)
+    return images if parameter is None else images.to(parameter.device, parameter.dtype)
 
 
 def own_statistics() -> dict[str, Any]:

@@ -29,7 +29,7 @@ from ghostkit.data.folders import ImageFiles, reason
 from ghostkit.data.loading import ImageData
 from ghostkit.data.loading import load as load_data
 from ghostkit.data.splits import Split, batches
-from ghostkit.devices import fix_threads, make_fabric
+from ghostkit.devices import as_taken, fix_threads, make_fabric
 from ghostkit.errors import GhostkitError
 from ghostkit.exporting import is_run, read_network
 from ghostkit.growth.history import history_of
@@ -184,12 +184,13 @@ def evaluate(
 
 def measured_whole(network: nn.Module, images: Images, source: Path, task: str, progress: bool) -> Evaluation:
     """Return the scores of a detector or segmenter, which no sum over batches gives."""
-    device, started = next(network.parameters()).device, time.perf_counter()
+    started = time.perf_counter()
     with tqdm(total=images.total, unit=" images", desc=source.name, disable=not progress) as bar:
 
         def counted() -> Iterator[tuple[Tensor, Tensor]]:
             for pixels, targets in images.batches:
-                yield pixels.to(device), targets.to(device)
+                taken = as_taken(pixels, network)
+                yield taken, targets.to(taken.device)
                 bar.update(len(pixels))
 
         scores = TASKS[task].evaluate(network, counted(), images.classes)
@@ -199,16 +200,15 @@ def measured_whole(network: nn.Module, images: Images, source: Path, task: str, 
 
 def measured(network: nn.Module, images: Images, source: Path, config: RunConfig, progress: bool) -> Evaluation:
     """Return the scores over all batches, of which no logits are kept: those of ImageNet would take gigabytes."""
-    device = next(network.parameters()).device
     started, top1, top5, loss = time.perf_counter(), 0, 0, 0.0
     with tqdm(total=images.total, unit=" images", desc=source.name, disable=not progress) as bar, ExitStack() as after:
         after.callback(torch.set_num_threads, torch.get_num_threads())
         for number, (pixels, targets) in enumerate(images.batches):
-            pair, size = (pixels.to(device), targets.to(device)), len(targets)
+            taken, size = as_taken(pixels, network), len(targets)
             try:
                 if number == 0:
-                    fix_threads(config, device, lambda: size * macs(network, pair[0]))  # noqa: B023
-                scores = classification.evaluate(network, [pair], images.classes)
+                    fix_threads(config, taken.device, lambda: size * macs(network, taken))  # noqa: B023
+                scores = classification.evaluate(network, [(taken, targets.to(taken.device))], images.classes)
             except RuntimeError as error:  # such as another number of channels
                 shape = f"{' x '.join(map(str, pixels.shape[1:]))}: {reason(error)}"
                 raise GhostkitError(f"{str(source)!r} cannot take the images of {images.name!r}, {shape}") from None

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ghostkit.data import ImageData
+from ghostkit.devices import as_taken
 from ghostkit.errors import GhostkitError
 from ghostkit.growth.history import History
 from ghostkit.inspecting import Part, feature_maps, importance, layers, parts, similarity, switched_off
@@ -159,7 +160,7 @@ class Exploration:
 
         def measured() -> dict[str, float]:
             with self._without(event, part):
-                batches, classes = self._batches(images), len(self.data.classes)
+                batches, classes = self._batches(event, images), len(self.data.classes)
                 found = TASKS[self.task].evaluate(self.network(event).model, batches, classes)
             metrics = found.metrics()
             return {metric_of(metrics): metrics[metric_of(metrics)], "loss": found.loss}
@@ -172,7 +173,7 @@ class Exploration:
         def weighed() -> pd.DataFrame:
             data = self.data
             count = min(WEIGHED, len(data.test), max(8, PIXELS // (data.height * data.width)))
-            images, targets = self._pair(torch.arange(count))
+            images, targets = self._pair(event, torch.arange(count))
             return importance(self.network(event).model, images, targets, TASKS[self.task].loss(0.0))
 
         return self._once(("importance", event), weighed)
@@ -191,10 +192,11 @@ class Exploration:
             raise GhostkitError(f"there is no test image {max(numbers)}; expected 0 to {there - 1}")
         return self.data.test.images(chosen)
 
-    def _pair(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
+    def _pair(self, event: int, numbers: Tensor) -> tuple[Tensor, Tensor]:
         labels = self.data.test.labels[numbers]
-        return self.data.test.images(numbers), labels.long() if self.task == "segmentation" else labels
+        images = as_taken(self.data.test.images(numbers), self.network(event).model)
+        return images, labels.long() if self.task == "segmentation" else labels
 
-    def _batches(self, images: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def _batches(self, event: int, images: int) -> Iterator[tuple[Tensor, Tensor]]:
         for numbers in torch.arange(min(images, len(self.data.test))).split(BATCH):
-            yield self._pair(numbers)
+            yield self._pair(event, numbers)

@@ -123,7 +123,13 @@ def to_onnx(program: torch.export.ExportedProgram) -> bytes:
 
 def from_onnx(data: bytes) -> Forward:
     """Return the network in an ONNX file, run by onnxruntime."""
-    session = needed("onnxruntime").InferenceSession(data, providers=["CPUExecutionProvider"])
+    runtime = needed("onnxruntime")
+    try:
+        session = runtime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    except Exception as error:  # a class of its own for each of its codes
+        raise GhostkitError(
+            f"onnxruntime does not take this network: {one_line(error)}. A .pt2 file holds every precision"
+        ) from None
     return lambda images: torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
 
 

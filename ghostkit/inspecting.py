@@ -23,6 +23,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from ghostkit.architecture import outermost
 from ghostkit.costs import evaluating
+from ghostkit.devices import as_taken
 from ghostkit.errors import GhostkitError
 from ghostkit.growth.blocks import is_block, is_residual
 from ghostkit.nn.ghost import GhostBottleneck, GhostModule
@@ -130,9 +131,8 @@ def _outputs(model: nn.Module, modules: Sequence[nn.Module], images: Tensor) -> 
     def keep(module: nn.Module, _inputs: Any, output: Tensor) -> None:
         found[module] = output.clone()  # the host's own activation may be in place
 
-    parameter = next(model.parameters())
     with _hooked([module.register_forward_hook(keep) for module in modules]), evaluating(model):
-        model(images.to(parameter.device))
+        model(as_taken(images, model))
     if len(found) < len(modules):
         raise GhostkitError("no image passes this ghost module: the network's forward does not call it")
     return [found[module] for module in modules]

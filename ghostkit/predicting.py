@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ghostkit.costs import evaluating
 from ghostkit.data.loading import ImageData
 from ghostkit.data.splits import Split
+from ghostkit.devices import as_taken
 from ghostkit.errors import GhostkitError
 from ghostkit.tasks import TASKS
 from ghostkit.tasks.detection import objects, total_loss
@@ -122,10 +123,9 @@ class _Answers(NamedTuple):
 def _batch(model: nn.Module, part: Split, task: str, numbers: Tensor) -> list[Prediction]:
     """Return what ``model`` makes of a batch of images, in one forward pass."""
     pixels = part.pixels(numbers)
-    parameter = next(model.parameters(), None)
-    device = torch.device("cpu") if parameter is None else parameter.device
+    images = as_taken(part.normalise(pixels), model)
     with evaluating(model):
-        answers = _ANSWER[task](model, part.normalise(pixels).to(device), part.labels[numbers].to(device))
+        answers = _ANSWER[task](model, images, part.labels[numbers].to(images.device))
     shown = pixels.permute(0, 2, 3, 1).cpu().numpy()  # (B, H, W, C)
     shown = shown[..., 0] if shown.shape[-1] == 1 else shown
     rows = zip(numbers.tolist(), shown, *answers, strict=True)

@@ -27,7 +27,7 @@ from ghostkit.costs import TRAINING_PASS, head_macs, head_sizes, latency, macs
 from ghostkit.data import ImageData, Split, batch_count, batches
 from ghostkit.data.fingerprint import fingerprint
 from ghostkit.data.splits import resized
-from ghostkit.devices import OPTIMIZERS, as_precise, fix_threads, make_fabric, make_optimizer, move_state
+from ghostkit.devices import OPTIMIZERS, as_precise, as_taken, fix_threads, make_fabric, make_optimizer, move_state
 from ghostkit.engine import Engine
 from ghostkit.errors import GhostkitError
 from ghostkit.events import CheckpointSaved, Evaluated, Event, Finished, Grown, StepDone
@@ -252,7 +252,7 @@ class Trainer:
 
     def _images(self, images: Tensor) -> Tensor:
         """Return images where and as the network takes them."""
-        return images.to(self.fabric.device, next(self.model.parameters()).dtype)
+        return as_taken(images, self.model)
 
     def _step(self, images: Tensor, targets: Tensor) -> float:
         images = resized(images, side_share(self.engine.policy, self.done))

@@ -243,6 +243,12 @@ def test_without_an_example_the_images_are_those_of_the_history_or_of_the_first_
     assert seen == [(2, 1, 64, 64), (2, 1, 20, 24)]
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_an_example_is_taken_as_wide_as_the_network(dtype: torch.dtype) -> None:
+    model, images = host("grown", dtype)
+    assert ghostkit.deploy(model, images.float())(images).dtype == dtype
+
+
 def test_a_model_that_never_grew_gets_no_history() -> None:
     model, _ = host("resnet18")
     ghostkit.deploy(model)

@@ -301,6 +301,21 @@ def test_a_run_evaluated_again_says_what_its_own_metrics_say(ema):
         assert scores(trained_one, *images)[1] != pytest.approx(found.loss, rel=1e-3)
 
 
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true"])
+def test_a_run_in_another_precision_is_evaluated_as_it_evaluated_itself(precision, tmp_path):
+    run = ghostkit.train(CONFIG.changed(precision=precision, when="never", epochs=0.5), tmp_path)
+    assert evaluate(run.folder, device="cpu").accuracy == pytest.approx(run.result["accuracy"], abs=1e-7)
+
+
+def test_a_detector_in_another_precision_is_evaluated_as_it_evaluated_itself(tmp_path):
+    head = {"model_options": {"stem_stride": 2}, "head_options": {"channels": 16, "convolutions": 1}}
+    samples = {"train_samples": 8, "test_samples": 8, "batch_size": 4}
+    config = RunConfig(data="scenes", task="detection", when="never", epochs=1, precision="64-true", **head, **samples)
+    run = ghostkit.train(config, tmp_path)
+    found = evaluate(run.folder, device="cpu")
+    assert (found.images, found.metrics["map50"]) == (8, pytest.approx(run.result["map50"]))
+
+
 def test_other_data_reach_the_network_of_a_run_normalised_as_in_its_training():
     run, whole = ghostkit.Run(trained()), load("digits")
     own = load("digits", train_samples=256)

@@ -53,6 +53,15 @@ def test_scores_over_all_test_images_are_those_of_the_run(seen):
     assert seen.scores(END, None, 10_000)["loss"] == pytest.approx(seen.run.result["loss"], rel=1e-5)
 
 
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true"])
+def test_a_run_in_another_precision_is_explored_too(precision, tmp_path):
+    seen = Exploration(ghostkit.train(config(when="never", epochs=0.5, precision=precision), tmp_path))
+    assert seen.scores(END, None, 10_000)["accuracy"] == seen.run.result["accuracy"]
+    assert len(seen.predictions(END, None, [0, 1])) == 2
+    assert seen.maps(END, LAYER, 0)[0].shape == (4, 8, 8)
+    assert seen.importance(END)["importance"].notna().all()
+
+
 def test_the_same_question_is_answered_once(seen, monkeypatch):
     asked = [seen.similarity(1, LAYER), seen.importance(1), seen.scores(1, None, 20), seen.network(1)]
     for name in ("similarity", "importance", "TASKS"):

@@ -173,6 +173,14 @@ def test_images_that_the_network_does_not_take_are_named(tmp_path, seedling):
         export(seedling, tmp_path / "model.onnx", (3, 8, 8))
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_a_precision_that_onnxruntime_does_not_take_is_refused_in_words(tmp_path, seedling, dtype):
+    with pytest.raises(GhostkitError, match=r"onnxruntime does not take this network: .*A \.pt2 file holds every"):
+        export(seedling.to(dtype), tmp_path / "model.onnx", (1, 8, 8))
+    assert not list(tmp_path.iterdir())
+    export(seedling.to(dtype), tmp_path / "model.pt2", (1, 8, 8))
+
+
 @pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
 def test_a_missing_package_comes_with_the_command_that_gets_it(tmp_path, monkeypatch, seedling, package):
     monkeypatch.setitem(sys.modules, package, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 
 import numpy as np
@@ -51,6 +52,14 @@ def test_the_loss_is_that_of_the_image_alone(loaded, task):
         with torch.no_grad():
             expected = float(loss(model, data.test.images(alone), data.test.labels[alone]))
         assert one.loss == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("task", OPTIONS)
+def test_a_network_in_double_precision_is_asked_as_one_in_single_is(loaded, task):
+    data = loaded[task]
+    model = network(data)
+    single, double = (predict(one, data, task, range(3)) for one in (model, copy.deepcopy(model).double()))
+    assert [one.loss for one in double] == pytest.approx([one.loss for one in single], rel=1e-3)
 
 
 @pytest.mark.parametrize("task", OPTIONS)
