@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from ghostkit.config import RunConfig
 from ghostkit.events import Evaluated, Finished, Grown, StepDone
+from ghostkit.holding import LOCK
 from ghostkit.parameters import parse_parameters
 from ghostkit.processes import is_first
 from ghostkit.runs import Run
@@ -23,6 +24,8 @@ from ghostkit.tracking import close_loggers, log_event
 from ghostkit.trainer import Trainer
 
 __all__ = ["configured", "folder_for", "train_and_tell", "words_of"]
+
+OF_A_RUN = ("history.jsonl", "checkpoints", LOCK)  # what lies beside a run's own config.json from its first moment on
 
 
 def configured(path: str | Path, pairs: Iterable[tuple[str, str]] = ()) -> RunConfig:
@@ -63,10 +66,11 @@ def words_of(config: RunConfig) -> list[str]:
 def folder_for(path: str | Path, config: RunConfig) -> Path:
     """Return the folder of a run of the configuration file ``path``, the same whenever it is asked.
 
-    A run's own config.json means that run; any other file means `runs/NAME-SEED`.
+    A run's own config.json means that run; any other file, also one of that name that no run lies beside, means
+    `runs/NAME-SEED`.
     """
     path = Path(path)
-    if path.name == "config.json":
+    if path.name == "config.json" and any((path.parent / name).exists() for name in OF_A_RUN):
         return path.parent
     return Path("runs", f"{path.stem}-{config.seed}")
 

@@ -224,6 +224,14 @@ def test_train_takes_a_runs_own_configuration_and_goes_on_in_its_folder(here):
     assert ghostkit.Run("second").config.epochs == 2
 
 
+def test_train_leaves_a_persons_own_config_json_as_it_is(here):
+    text = json.dumps({"train_samples": 64, "test_samples": 40, "epochs": 1, "when": "never", "device": "cpu"})
+    (here / "config.json").write_text(text)
+    assert "run       runs/config-0\n" in invoke("train", "config.json").stdout
+    assert (here / "config.json").read_text() == text
+    assert sorted(path.name for path in here.iterdir()) == ["config.json", "runs"]
+
+
 def test_a_run_stopped_by_hand_goes_on_by_the_same_command(here, monkeypatch):
     (here / "first.yaml").write_text(SMALL + "evaluate_every: 0.5\nbatch_size: 8\n")
     step = ghostkit.Trainer._step

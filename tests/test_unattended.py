@@ -95,10 +95,16 @@ def test_what_does_not_fit_is_named(pairs, message, tmp_path):
 
 @pytest.mark.parametrize(
     ("path", "folder"),
-    [("grow.yaml", "runs/grow-5"), ("far/away/grow.v2.json", "runs/grow.v2-5"), ("runs/old/config.json", "runs/old")],
+    [("grow.yaml", "runs/grow-5"), ("far/away/grow.v2.json", "runs/grow.v2-5"), ("old/config.json", "runs/config-5")],
 )
 def test_a_file_has_one_folder_for_each_seed_so_that_the_same_command_goes_on(path, folder):
     assert str(folder_for(path, RunConfig(seed=5))) == folder
+
+
+@pytest.mark.parametrize("written", ["history.jsonl", "checkpoints", ".trainer.lock"])
+def test_a_config_json_is_a_runs_own_where_something_of_a_run_lies_beside_it(written, tmp_path):
+    (tmp_path / written).mkdir()
+    assert folder_for(tmp_path / "config.json", RunConfig()) == tmp_path
 
 
 @pytest.mark.parametrize(
