@@ -50,6 +50,7 @@ IMAGE_SIZE, CROP = 224, 0.875  # px; share of the scaled image's shorter side th
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "box", "hamming", "lanczos")
 STREAMED = ("imagenet", "imagenette")  # data sets by name with a folder per class in `val`
 WORKERS = 4
+NAMED = 5  # classes that an error names
 SHOWN = {  # what a metric is called in a report
     **{"accuracy": "top-1", "accuracy_top5": "top-5"},
     **{"map50": "mAP50", "map": "mAP", "map75": "mAP75", "miou": "mIoU", "pixel_accuracy": "pixel accuracy"},
@@ -125,8 +126,9 @@ def evaluate(
         source: the folder of a run or of a checkpoint, or a safetensors file of published weights. Weights get streamed
             images, scaled and cropped. So does a checkpoint if one of ``image_size``, ``resize`` and ``interpolation``
             is given; otherwise it and a run get test images as the data layer makes them.
-        data: a name from :func:`ghostkit.data.sources`, or ``folder:PATH``; a run's own when None. Where images are
-            streamed, PATH (or its folder ``val``) holds a folder per class; their sorted names are the classes.
+        data: a name from :func:`ghostkit.data.sources`, or ``folder:PATH``; a run's own when None. Others must
+            have the classes of the run, in the same order. Where images are streamed, PATH (or its folder ``val``)
+            holds a folder per class; their sorted names are the classes.
         model: name of the network that the weights belong to; what the file's name contains when None.
         root: the folder that holds the data sets; what the run says, or the usual one, when None.
         batch_size: images per batch.
@@ -251,9 +253,26 @@ def held(
             f"{found.name!r} has images of {made}, but the network grew on {' x '.join(map(str, shape))}"
         )
     trained, split = own or found, found.test
+    require_same_classes(trained, found)
     order = spread(len(split), samples)
     chosen: Any = split.source.at(order.tolist()) if isinstance(split.source, ImageFiles) else split.source[order]
     return Split(chosen, split.labels[order], tuple(mean or trained.mean), tuple(std or trained.std), task), found
+
+
+def require_same_classes(trained: ImageData, found: ImageData) -> None:
+    """Raise an error that quotes both where a class of ``found`` has another name than the network learned it by.
+
+    Capitals are no difference of their own, but sort a folder to another place. Other numbers of classes are for the
+    network to refuse.
+    """
+    pairs = list(zip(trained.classes, found.classes, strict=False))
+    others = [pair for pair in pairs if pair[0].casefold() != pair[1].casefold()]
+    if others and len(trained.classes) == len(found.classes):
+        learned, seen = (", ".join(map(repr, names[:NAMED])) for names in zip(*others, strict=True))
+        raise GhostkitError(
+            f"{found.name!r} has {seen} where the network learned {learned} from {trained.name!r}; expected the same "
+            "classes in the same order"
+        )
 
 
 def streamed(data: str, root: str | Path | None, read: Reader, batch_size: int, samples: int | None) -> Images:

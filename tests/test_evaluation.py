@@ -347,6 +347,27 @@ def test_a_checkpoint_of_a_published_network_may_be_evaluated_as_published(tmp_p
     assert (found.accuracy, found.accuracy_top5) == (top1, top5)
 
 
+def of_classes(folder: Path, names: list[str]) -> str:
+    """Data of one's own: a folder per name, with five grey images in each."""
+    for level, name in enumerate(names):
+        (folder / name).mkdir(parents=True)
+        for number in range(5):
+            Image.new("L", (8, 8), 40 * number + level).save(folder / name / f"{number}.png")
+    return f"folder:{folder}"
+
+
+def test_a_run_is_evaluated_on_classes_of_its_own_names_alone(tmp_path):
+    own = of_classes(tmp_path / "own", ["cat", "dog"])
+    run = ghostkit.train(RunConfig(data=own, size=8, when="never", epochs=1, device="cpu"), tmp_path / "run")
+    assert evaluate(run.folder, of_classes(tmp_path / "capitals", ["Cat", "Dog"]), device="cpu").images == 2
+    with pytest.raises(GhostkitError, match=r"has 'Dog', 'cat' where the network learned 'cat', 'dog' from 'folder:"):
+        evaluate(run.folder, of_classes(tmp_path / "sorted", ["cat", "Dog"]), device="cpu")
+    with pytest.raises(GhostkitError, match=r"has 'cow' where the network learned 'dog' from .*; expected the same"):
+        evaluate(run.folder, of_classes(tmp_path / "other", ["cat", "cow"]), device="cpu")
+    with pytest.raises(GhostkitError, match=r"has 3 classes, but the network in .* tells 2 apart"):
+        evaluate(run.folder, of_classes(tmp_path / "more", ["cat", "cow", "dog"]), device="cpu")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
