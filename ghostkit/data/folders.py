@@ -14,6 +14,7 @@ second epoch reads no file.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -47,6 +48,7 @@ LAYOUT = (
     "or 'train' and 'test' (or 'val') with such folders in each"
 )
 TEST_NAMES = ("test", "val", "valid", "validation")
+TEST_LIKE = re.compile(r"(test|valid|eval).*|(val|dev)([^a-z].*)?")
 TEST_SHARE = 0.2
 KEPT_BYTES = 512 * 2**20  # a split whose decoded images need no more than this keeps them
 NAMED = 5  # unreadable files that an error names
@@ -106,9 +108,10 @@ def read_folder(path: Path, size: int) -> Read:
     """Return the images of a user's own folder, every file checked.
 
     Args:
-        path: holds a folder per class; or ``train`` and ``test`` (or ``val``), each with a folder per class. Without
-            these two, a fifth of each class is held out for testing, always the same one. Files lie in a class folder
-            at any depth; hidden ones, and those that are no images by their extension, are passed over.
+        path: holds a folder per class; or ``train`` and ``test`` (or ``val``), each with a folder per class. Names such
+            as ``Training`` and ``Testing`` mean these two, where there is no other folder. Without them, a fifth of
+            each class is held out for testing, always the same one. Files lie in a class folder at any depth; hidden
+            ones, and those that are no images by their extension, are passed over.
         size: height and width in pixels after decoding.
 
     Raises:
@@ -117,11 +120,8 @@ def read_folder(path: Path, size: int) -> Read:
     """
     if not path.is_dir():
         raise GhostkitError(f"{str(path)!r} is no folder; expected one that holds a folder of images per class")
-    parts = {folder.name.lower(): folder for folder in _folders(path)}
-    test = next((parts[name] for name in TEST_NAMES if name in parts), None)
-    if "train" in parts and test is not None:
-        return read_classes(parts["train"], test, size, check=True)
-    return read_classes(path, None, size, check=True)
+    train, test = _parts(path)
+    return read_classes(train, test, size, check=True)
 
 
 def read_classes(train: Path, test: Path | None, size: int, *, check: bool) -> Read:
@@ -169,6 +169,19 @@ def reason(error: Exception) -> str:
 def _folders(folder: Path) -> list[Path]:
     entries = sorted(folder.iterdir(), key=lambda entry: entry.name)
     return [entry for entry in entries if entry.is_dir() and not entry.name.startswith((".", "__MACOSX"))]
+
+
+def _parts(path: Path) -> tuple[Path, Path | None]:
+    """Return the folders to train and to test on; ``path`` and None where it holds a folder per class."""
+    folders = {folder.name.lower(): folder for folder in _folders(path)}
+    train = [name for name in folders if name.startswith("train")]
+    test = sorted(filter(TEST_LIKE.fullmatch, folders), key=lambda name: not name.startswith("test"))
+    named = [name for name in TEST_NAMES if name in folders]
+    if "train" in folders and named:
+        return folders["train"], folders[named[0]]
+    if len(train) == 1 and test and len(folders) == 1 + len(test):
+        return folders[train[0]], folders[[*named, *test][0]]
+    return path, None
 
 
 def _files_by_class(folder: Path) -> dict[str, list[str]]:

@@ -59,17 +59,42 @@ def test_the_split_of_a_folder_is_the_same_wherever_and_in_whatever_order_it_was
         assert torch.equal(a.images(torch.arange(len(a))), b.images(torch.arange(len(b))))
 
 
-@pytest.mark.parametrize("name", ["test", "val", "Validation"])
-def test_train_and_test_folders_are_taken_as_they_are(tmp_path: Path, paint: Paint, name: str) -> None:
-    for part, count in (("train", 3), (name, 2)):
+@pytest.mark.parametrize(
+    ("training", "name"),
+    [
+        *(("train", name) for name in ("test", "val", "Validation", "eval", "dev", "test_images")),
+        *(("Training", name) for name in ("Testing", "val", "Evaluation")),
+    ],
+)
+def test_train_and_test_folders_are_taken_as_they_are(tmp_path: Path, paint: Paint, training: str, name: str) -> None:
+    for part, count in ((training, 3), (name, 2)):
         for label in ("a", "b"):
             for number in range(count):
                 paint(tmp_path / part / label / f"{number}.png")
-    paint(tmp_path / "train" / "c" / "deeper" / "0.png")  # a class that is not tested
+    paint(tmp_path / training / "c" / "deeper" / "0.png")  # a class that is not tested
     data = load(f"folder:{tmp_path}")
     assert data.classes == ("a", "b", "c")
     assert (len(data.train), len(data.test)) == (7, 4)
     assert sorted(data.test.labels.tolist()) == [0, 0, 1, 1]
+
+
+def test_of_several_parts_the_test_images_are_what_is_tested_on(tmp_path: Path, paint: Paint) -> None:
+    for part, count in (("Training", 3), ("dev", 1), ("Testing", 2)):
+        for label in ("a", "b"):
+            for number in range(count):
+                paint(tmp_path / part / label / f"{number}.png")
+    data = load(f"folder:{tmp_path}")
+    assert (len(data.train), len(data.test)) == (6, 4)
+
+
+@pytest.mark.parametrize("classes", [("train", "tram"), ("trainers", "valley"), ("bus", "test", "train-station")])
+def test_classes_whose_names_begin_like_parts_stay_classes(
+    tmp_path: Path, paint: Paint, classes: tuple[str, ...]
+) -> None:
+    for label in classes:
+        for number in range(2):
+            paint(tmp_path / label / f"{number}.png")
+    assert load(f"folder:{tmp_path}").classes == classes
 
 
 @pytest.mark.parametrize(
