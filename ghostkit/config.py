@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import difflib
 import math
-import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ghostkit.errors import GhostkitError
 from ghostkit.files import write_atomically
-from ghostkit.reading import PlainLoader, checked_plain, file_text, parsed_json
+from ghostkit.reading import POWER_OF_TEN, PlainLoader, checked_plain, file_text, parsed_json
 
 __all__ = ["RunConfig"]
 
@@ -258,7 +257,7 @@ class RunConfig(BaseModel):
         try:
             text = file_text(path, LARGEST, links)
             written_by_hand = Path(path).suffix.lower() in YAML_SUFFIXES
-            values = checked_plain(yaml.load(text, _Loader)) if written_by_hand else parsed_json(text)
+            values = checked_plain(yaml.load(text, PlainLoader)) if written_by_hand else parsed_json(text)
         except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
             raise GhostkitError(f"cannot read the configuration {str(path)!r}: {error}") from None
         if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
@@ -295,15 +294,8 @@ def _as_yaml(value: Any) -> str:
     return listed.strip()[1:-1]
 
 
-class _Loader(PlainLoader):
-    """Plain data only, and 1e-3 is a number: YAML 1.1, which PyYAML reads, wants 1.0e-3."""
-
-
 class _Dumper(yaml.SafeDumper):
-    """Quotes a text that looks like such a number."""
+    """Quotes a text that looks like a number such as 1e-3."""
 
 
-for _reader in (_Loader, _Dumper):
-    _reader.add_implicit_resolver(
-        "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-    )
+_Dumper.add_implicit_resolver(*POWER_OF_TEN)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ import yaml
 __all__ = [
     "MOST_BYTES",
     "MOST_TEXT",
+    "POWER_OF_TEN",
     "UNFITTING",
     "PlainLoader",
     "checked_fields",
@@ -49,6 +51,14 @@ UNFITTING = (
 )
 
 
+# A number in YAML that PyYAML, which reads YAML 1.1, takes for text: 1e-3, where it wants 1.0e-3.
+POWER_OF_TEN: Any = (
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)
+
+
 class PlainLoader(yaml.SafeLoader):
     """YAML as plain data, without aliases: by a few of them, a small file unfolds to gigabytes."""
 
@@ -57,6 +67,9 @@ class PlainLoader(yaml.SafeLoader):
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError("it has an alias (*name); write the value out where it is needed")
         return super().compose_node(parent, index)
+
+
+PlainLoader.add_implicit_resolver(*POWER_OF_TEN)
 
 
 def file_bytes(path: str | Path, most: int = MOST_BYTES, links: bool = False) -> bytes:

@@ -58,7 +58,7 @@ def read_sweep(path: str | Path) -> SweepFile:
         if len(text) > LARGEST:
             raise GhostkitError(f"{shown} has {len(text):,} characters; expected {LARGEST:,} at most")
         _refuse_twice(yaml.compose(text, Loader=PlainLoader), shown)
-        said = yaml.safe_load(text)
+        said = yaml.load(text, PlainLoader)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise GhostkitError(f"cannot read {shown}: {error or type(error).__name__}") from None
     if not isinstance(said, dict):

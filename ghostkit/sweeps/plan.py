@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ghostkit.errors import GhostkitError
-from ghostkit.parameters import check_parameters, declared_parameters, parse_parameters, plain
+from ghostkit.parameters import check_parameters, declared_parameters, plain
 from ghostkit.reading import file_text
 from ghostkit.sweeps.definition import SweepFile
 
@@ -140,13 +140,7 @@ def _checked(declared: Mapping[str, Any], values: Mapping[str, Any], where: str)
                     f"parameter {name!r} = {value!r}: a sweep file may not say where a notebook writes; leave it out, "
                     "each run gets a folder of its own"
                 )
-        # YAML takes 1e-3 for text, where a number is wanted it is one.
-        spelt = {
-            name: parse_parameters(declared, [(name, value)])[name]
-            for name, value in values.items()
-            if isinstance(value, str) and type(declared.get(name)) in (int, float)
-        }
-        return check_parameters(declared, {**values, **spelt})
+        return check_parameters(declared, values)
     except GhostkitError as error:
         raise GhostkitError(f"{where}: {error}") from None
 

@@ -16,6 +16,13 @@ def test_a_sweep_file_is_read_with_its_defaults(tmp_path):
     assert (sweep.seeds, sweep.timeout, sweep.workers, sweep.retries) == (3, 60.0, None, 0)
 
 
+@pytest.mark.parametrize(("written", "value"), [("1e-3", 0.001), ("-5E+2", -500.0), (".5e1", 5.0), ("'1e-3'", "1e-3")])
+def test_a_number_is_one_however_it_is_written_as_in_a_configuration(tmp_path, written, value):
+    (tmp_path / "a.yaml").write_text(f"notebook: a.ipynb\nparameters: {{a: {written}}}\ngrid: {{b: [{written}]}}\n")
+    sweep = read_sweep(tmp_path / "a.yaml")
+    assert (sweep.parameters, sweep.grid) == ({"a": value}, {"b": [value]})
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

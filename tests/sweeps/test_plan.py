@@ -118,7 +118,3 @@ def test_a_notebook_without_parameters_cell_is_refused(here, write_notebook):
     write_notebook(parameters=None)
     with pytest.raises(GhostkitError, match="has no cells tagged 'parameters'"):
         make_plan(SweepFile.model_validate({"notebook": "a.ipynb"}), here)
-
-
-def test_what_yaml_takes_for_text_is_a_number_where_one_is_wanted(planned):
-    assert planned(grid={"rate": ["1e-3"]}).runs[0].parameters["rate"] == 0.001
