@@ -63,8 +63,9 @@ def _all(mappings: Iterable[dict[str, Any]]) -> list[str]:
 
 
 def _column(values: list[Any]) -> pd.Series:
-    """Return values of one kind as they are, and others as JSON: a column of a table has one type."""
+    """Return numbers, and other values of one kind, as they are, and the rest as JSON: a column has one type."""
     kinds = {type(value) for value in values if value is not None}
+    kinds = {float} if kinds == {int, float} else kinds
     names = {bool: "boolean", int: "Int64", float: "float64"}
     if len(kinds) == 1 and (kind := kinds.pop()) in names and all(abs(value or 0) < 2**63 for value in values):
         return pd.Series(values, dtype=names[kind])

@@ -41,6 +41,21 @@ def test_every_run_is_a_row_of_the_table_and_a_line_of_the_index(here, write_swe
     assert 'href="runs/001-a-1/a.ipynb"' in page
 
 
+@pytest.mark.parametrize(
+    ("values", "column"),
+    [
+        ([0.25, 1, 2.5], pd.Series([0.25, 1, 2.5])),
+        ([3, 1], pd.Series([3, 1], dtype="Int64")),
+        ([True, 2, 0.5], pd.Series(["true", "2", "0.5"])),
+    ],
+    ids=str,
+)
+def test_whole_numbers_and_decimals_are_one_column_of_numbers(write_notebook, write_sweep, ran, values, column):
+    write_notebook(parameters="x = None\nfolder = None")
+    table = run_sweep(write_sweep(grid={"x": values})).table
+    pd.testing.assert_series_equal(table["p.x"], column, check_names=False)
+
+
 def test_a_second_time_nothing_is_run(write_sweep, ran):
     path = write_sweep(grid={"a": [1, 2]})
     first = run_sweep(path).table
