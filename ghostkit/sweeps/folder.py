@@ -6,8 +6,9 @@
     SWEEP/index.html         the same as a page, with links
     SWEEP/runs/NAME/         what :func:`ghostkit.notebooks.run_notebook` leaves, and record.json
 
-One sweep at a time works in a folder. A run that was done stays done: more values in the sweep file are more runs, and
-a notebook whose code has changed is not run over finished runs unless that is asked for.
+One sweep at a time works in a folder. A run that was done stays done: more values in the sweep file are more runs, with
+other values the finished ones stay in the results, and a notebook whose code has changed is not run over finished runs
+unless that is asked for.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from filelock import FileLock, Timeout
 from ghostkit.errors import GhostkitError
 from ghostkit.files import write_atomically
 from ghostkit.reading import file_text, parsed_json
-from ghostkit.sweeps.plan import Plan, PlannedRun, told
+from ghostkit.sweeps.plan import Plan, PlannedRun, key_of, told
 from ghostkit.sweeps.record import Record, checksum, read_record
 
 __all__ = ["State", "known_names", "locked", "prepare", "state_of"]
@@ -43,12 +44,14 @@ class State:
         plan: what is to be there.
         records: name -> record of the runs that have ended, of the plan's notebook and parameters.
         outdated: names of runs that were done with other code.
+        earlier: finished runs of the plan's code with values that the sweep file had before, and their records.
     """
 
     folder: Path
     plan: Plan
     records: Mapping[str, Record]
     outdated: tuple[str, ...] = ()
+    earlier: tuple[tuple[PlannedRun, Record], ...] = ()
 
     @property
     def done(self) -> tuple[str, ...]:
@@ -100,7 +103,17 @@ def state_of(folder: Path, plan: Plan) -> State:
             records[run.name] = record
         elif record and record.status == "done":
             outdated.append(run.name)
-    return State(folder, plan, records, tuple(outdated))
+    return State(folder, plan, records, tuple(outdated), tuple(_earlier(folder, plan)))
+
+
+def _earlier(folder: Path, plan: Plan) -> Iterator[tuple[PlannedRun, Record]]:
+    """Yield the finished runs of the plan's code that the folder knows, but the plan does not ask for."""
+    asked = {run.name for run in plan.runs}
+    for text, name in known_names(folder).items():
+        run = PlannedRun(name, json.loads(text), key_of(plan.code, text))
+        record = None if name in asked else read_record(folder / "runs" / name)
+        if record and record.status == "done" and record.key == run.key:
+            yield run, record
 
 
 @contextmanager

@@ -51,8 +51,7 @@ def write_index(state: State, table: pd.DataFrame) -> Path:
         GhostkitError: if it cannot be written.
     """
     metric, table = ranked(table)
-    varied = {f"p.{name}" for name in state.plan.varied}
-    constant = [name for name in table.columns if name.startswith("p.") and name not in varied]
+    constant = [name for name in table.columns if name.startswith("p.") and table[name].nunique(dropna=False) == 1]
     empty = [name for name in table.columns if table[name].isna().all() or (table[name] == "").all()]
     columns = [name for name in table.columns if name not in {"run", "status", "error", *constant, *empty}]
     if metric in columns:

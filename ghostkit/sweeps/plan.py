@@ -91,8 +91,7 @@ def make_plan(sweep: SweepFile, beside: str | Path, known: Mapping[str, str] | N
     varied = tuple(name for name in filled[0] if len({json.dumps(values[name]) for values in filled}) > 1)
     names = _names(filled, texts, varied, dict(known or {}))
     runs = [
-        PlannedRun(name, values, hashlib.sha256(f"{code}\n{text}".encode()).hexdigest())
-        for name, values, text in zip(names, filled, texts, strict=True)
+        PlannedRun(name, values, key_of(code, text)) for name, values, text in zip(names, filled, texts, strict=True)
     ]
     return Plan(notebook, code, tuple(runs), varied)
 
@@ -100,6 +99,11 @@ def make_plan(sweep: SweepFile, beside: str | Path, known: Mapping[str, str] | N
 def told(parameters: Mapping[str, Any]) -> str:
     """Return parameters as text that is the same for the same values."""
     return json.dumps(parameters, sort_keys=True)
+
+
+def key_of(code: str, text: str) -> str:
+    """Return the key of a run: the checksum of its notebook's code (a checksum) and of its parameters as text."""
+    return hashlib.sha256(f"{code}\n{text}".encode()).hexdigest()
 
 
 def slug(text: str, most: int = NAME) -> str:

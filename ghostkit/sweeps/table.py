@@ -26,9 +26,9 @@ FILE = "results.parquet"
 
 
 def results_table(state: State) -> pd.DataFrame:
-    """Return a row a run, in the order of the plan, whether it has ended or not."""
+    """Return a row a run, in the order of the plan, whether it has ended or not, and then the finished earlier ones."""
     missing = Record("", "missing")
-    rows = [(run, state.records.get(run.name, missing)) for run in state.plan.runs]
+    rows = [*((run, state.records.get(run.name, missing)) for run in state.plan.runs), *state.earlier]
     frame = pd.DataFrame({"run": [run.name for run, _ in rows]})
     for name in state.plan.runs[0].parameters:
         frame[f"p.{name}"] = _column([run.parameters[name] for run, _ in rows])

@@ -122,6 +122,27 @@ def test_more_values_are_more_runs(here, write_sweep, ran):
     ]
 
 
+def test_finished_runs_of_other_values_stay_in_the_table_and_on_the_page(here, write_sweep, ran):
+    run_sweep(write_sweep(list=[{"a": 1}, {"a": 2}, {"a": 3, "mode": "fail"}]))
+    result = run_sweep(write_sweep(grid={"a": [2, 5]}))
+    assert list(zip(result.table["run"], result.table["p.a"], strict=True)) == [
+        ("002-a-2-mode", 2),
+        ("004-a-5", 5),
+        ("001-a-1-mode", 1),
+    ]
+    assert (result.complete, len(ran)) == (True, 4)
+    assert 'href="runs/001-a-1-mode/a.ipynb"' in (result.folder / "index.html").read_text()
+    once = run_sweep(write_sweep(parameters={"a": 5}))
+    assert list(once.table["p.a"]) == [5, 1, 2]
+    assert "a = 5" not in (result.folder / "index.html").read_text(), "not in all runs"
+
+
+def test_finished_runs_of_other_values_and_other_code_are_not_beside_those_of_the_new(write_sweep, write_notebook, ran):
+    run_sweep(write_sweep(grid={"a": [1, 2]}))
+    write_notebook("a = 2")
+    assert list(run_sweep(write_sweep(grid={"a": [5]})).table["p.a"]) == [5]
+
+
 def test_finished_runs_of_other_code_are_not_overwritten_unasked(write_sweep, write_notebook, ran):
     path = write_sweep(grid={"a": [1, 2]})
     run_sweep(path)
