@@ -64,7 +64,7 @@ def comparison_figures(comparison: Comparison) -> dict[str, go.Figure]:
         ),
         "Differences": views.difference_forest(comparison.differences, comparison.metric, comparison.split),
         "Which parameters led where": views.parallel_parameters(
-            comparison.table, comparison.parameters, comparison.metric
+            comparison.table, comparison.parameters, comparison.metric, comparison.split
         ),
         "How they grew": views.growth_histories(
             {group: [(run.metrics, run.events) for run in runs] for group, runs in over.items()}

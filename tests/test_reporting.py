@@ -64,6 +64,15 @@ def test_there_are_four_figures_each_with_its_text(comparisons):
     assert len(comparison_figures(comparisons["detection of scenes"])) == 4
 
 
+@pytest.mark.parametrize("shown", ["Differences", "Which parameters led where"])
+def test_a_figure_names_the_images_that_runs_were_judged_on(tmp_path, shown):
+    runs = [make_run(tmp_path / where, where=where, validation_samples=60) for where in ("random", "sprout")]
+    (held,) = compare_all(runs).values()
+    drawn = comparison_figures(held)[shown].to_json().replace("<br>", "")
+    assert "validation accuracy" in drawn
+    assert "test accuracy" not in drawn
+
+
 def test_csv_and_parquet_have_a_row_a_run_and_say_what_it_was_judged_on(comparisons, tmp_path):
     csv, parquet, _ = export_comparisons(comparisons, tmp_path / "new" / "folder")
     table, same = pd.read_csv(csv), pd.read_parquet(parquet)

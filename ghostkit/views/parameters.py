@@ -41,13 +41,16 @@ class _Axis:
     ticks: list[tuple[float, str]]
 
 
-def parallel_parameters(table: pd.DataFrame, parameters: Sequence[str], metric: str = "accuracy") -> go.Figure:
+def parallel_parameters(
+    table: pd.DataFrame, parameters: Sequence[str], metric: str = "accuracy", split: str = "test"
+) -> go.Figure:
     """Return one line a group of runs, through its parameters, the MACs it ended with and what it reached.
 
     Args:
         table: ``comparison.table``; runs that are not over are left out.
         parameters: ``comparison.parameters``; the first eight are drawn.
         metric: ``comparison.metric``; the darker a line, the better. Dots on its axis are single runs.
+        split: which images it was measured on: "test" or "validation".
 
     Raises:
         GhostkitError: if a column is missing.
@@ -64,7 +67,7 @@ def parallel_parameters(table: pd.DataFrame, parameters: Sequence[str], metric: 
     divisor, unit = axis_unit(groups["macs"], "MAC")
     axes.append(_numbers(f"{unit} per image", groups["macs"].to_numpy(float) / divisor))
     low, high = float(over[metric].min()), float(over[metric].max())
-    last = _numbers(f"test {METRICS[metric]} (%)", 100 * groups[metric].to_numpy(float), 100 * low, 100 * high)
+    last = _numbers(f"{split} {METRICS[metric]} (%)", 100 * groups[metric].to_numpy(float), 100 * low, 100 * high)
     axes.append(last)
     colours = sample_colorscale(SCALE, list(_scaled(groups[metric].to_numpy(float), low, high)))
     figure = go.Figure()
@@ -78,7 +81,7 @@ def parallel_parameters(table: pd.DataFrame, parameters: Sequence[str], metric: 
             mode="lines+markers",
             line={"color": colours[number], "width": 1.2 if thin else 2.2},
             marker={"size": 4 if thin else 6, "color": colours[number]},
-            hovertext=[_hover(str(group), row, parameters, metric)] * len(axes),
+            hovertext=[_hover(str(group), row, parameters, metric, split)] * len(axes),
             hovertemplate=OWN_WORDS,
             showlegend=False,
         )
@@ -201,11 +204,11 @@ def _wrapped(text: str, width: int, lines: int) -> str:
     return "<br>".join(wrapped if len(wrapped) <= lines else [*wrapped[: lines - 1], f"{wrapped[lines - 1]} …"])
 
 
-def _hover(group: str, row: Any, parameters: Sequence[str], metric: str) -> str:
+def _hover(group: str, row: Any, parameters: Sequence[str], metric: str, split: str) -> str:
     told = "<br>".join(f"{name}: {_told(row[name])}" for name in parameters)
     return (
         f"<b>{group}</b><br>{told}<br>{quantity(row['macs'], 'MAC')} per image<br>"
-        f"test {METRICS[metric]} {percent(row[metric])}, {row['seed']} seed(s)"
+        f"{split} {METRICS[metric]} {percent(row[metric])}, {row['seed']:.0f} seed(s)"
     )
 
 

@@ -49,6 +49,12 @@ def test_axes_are_the_parameters_then_the_cost_then_what_was_reached():
     assert lines(figure).shape == (2, 4)
 
 
+def test_what_was_reached_is_said_of_the_images_that_runs_were_judged_on():
+    figure = views.parallel_parameters(table(share=[0.1, 0.2]), ["share"], split="validation")
+    assert titles(figure)[-1] == "<b>validation <br>accuracy <br>(%)</b>"
+    assert figure.data[0].hovertext[0].endswith("validation accuracy 80.00 %, 1 seed(s)")
+
+
 def test_words_have_a_place_each_the_better_ones_above():
     figure = views.parallel_parameters(table(where=["random", "robin", "random", "gain"]), ["where"])
     assert set(words(figure, 0)[:2]) == {"random", "robin"}, "which reached the same on average"
