@@ -1,7 +1,8 @@
 """What can be asked of a run that is explored: its networks at any growth event, and what they see, say and are worth.
 
 Everything is worked out when it is first asked for, and kept for the next time; networks are large, so only those of
-the last few events are. Nothing here draws, and nothing is changed: a run may still be going on.
+the last few events are. Nothing here draws, and nothing is changed: a run may still be going on. The images are those
+that the run is judged on: the test images, or those held out for validation.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ __all__ = ["END", "Exploration"]
 
 NETWORKS = 4  # kept in memory at most
 BATCH = 64  # images of one forward at most
-ALIKE = 64  # test images that similarity is taken over
-WEIGHED, PIXELS = 256, 2**20  # test images that a block's importance is taken over, and pixels of them, at most
+ALIKE = 64  # images that similarity is taken over
+WEIGHED, PIXELS = 256, 2**20  # images that a block's importance is taken over, and pixels of them, at most
 
 END = -1  # in the place of an event's number: the network as it was saved last
 
@@ -132,30 +133,30 @@ class Exploration:
     # -- what it makes of images ---------------------------------------------------------------------------------------
 
     def maps(self, event: int, layer: str, number: int) -> tuple[np.ndarray, int]:
-        """Return the maps (C, H, W) that a ghost module makes of one test image, and how many are intrinsic."""
+        """Return the maps (C, H, W) that a ghost module makes of one image, and how many are intrinsic."""
         maps, intrinsic = feature_maps(self.network(event).model, layer, self._images([number]))
         return maps[0], intrinsic
 
     def similarity(self, event: int, layer: str) -> pd.DataFrame:
-        """Return how alike the maps of a ghost module's branches are, over the first test images."""
-        images = range(min(ALIKE, len(self.data.test)))
+        """Return how alike the maps of a ghost module's branches are, over the first images."""
+        images = range(min(ALIKE, len(self.data.judged)))
         return self._once(
             ("similarity", event, layer),
             lambda: similarity(self.network(event).model, layer, self._images(images)),
         )
 
     def predictions(self, event: int, part: Part | None, numbers: Sequence[int]) -> list[Prediction]:
-        """Return what the network at an event makes of some test images, a part of it switched off."""
+        """Return what the network at an event makes of some images, a part of it switched off."""
         with self._without(event, part):
             return predict(self.network(event).model, self.data, self.task, numbers)
 
     def scores(self, event: int, part: Part | None, images: int) -> dict[str, float]:
-        """Return the metric and the ``loss`` (nats) over the first test images, a part switched off.
+        """Return the metric and the ``loss`` (nats) over the first images, a part switched off.
 
         Args:
             event: number of the event.
             part: what is switched off; nothing when None.
-            images: how many test images are looked at.
+            images: how many images are looked at.
         """
 
         def measured() -> dict[str, float]:
@@ -168,11 +169,11 @@ class Exploration:
         return self._once(("scores", event, part, images), measured)
 
     def importance(self, event: int) -> pd.DataFrame:
-        """Return what each block of the network at an event is worth (nats), over the first test images."""
+        """Return what each block of the network at an event is worth (nats), over the first images."""
 
         def weighed() -> pd.DataFrame:
             data = self.data
-            count = min(WEIGHED, len(data.test), max(8, PIXELS // (data.height * data.width)))
+            count = min(WEIGHED, len(data.judged), max(8, PIXELS // (data.height * data.width)))
             images, targets = self._pair(event, torch.arange(count))
             return importance(self.network(event).model, images, targets, TASKS[self.task].loss(0.0))
 
@@ -187,16 +188,17 @@ class Exploration:
         return nullcontext() if part is None else switched_off(self.network(event).model, part)
 
     def _images(self, numbers: Sequence[int]) -> Tensor:
-        chosen, there = torch.as_tensor(list(numbers)), len(self.data.test)
+        chosen, there = torch.as_tensor(list(numbers)), len(self.data.judged)
         if not all(0 <= number < there for number in numbers):
-            raise GhostkitError(f"there is no test image {max(numbers)}; expected 0 to {there - 1}")
-        return self.data.test.images(chosen)
+            what = self.data.judged_on
+            raise GhostkitError(f"there is no {what} image {max(numbers)}; expected 0 to {there - 1}")
+        return self.data.judged.images(chosen)
 
     def _pair(self, event: int, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        labels = self.data.test.labels[numbers]
-        images = as_taken(self.data.test.images(numbers), self.network(event).model)
+        labels = self.data.judged.labels[numbers]
+        images = as_taken(self.data.judged.images(numbers), self.network(event).model)
         return images, labels.long() if self.task == "segmentation" else labels
 
     def _batches(self, event: int, images: int) -> Iterator[tuple[Tensor, Tensor]]:
-        for numbers in torch.arange(min(images, len(self.data.test))).split(BATCH):
+        for numbers in torch.arange(min(images, len(self.data.judged))).split(BATCH):
             yield self._pair(event, numbers)

@@ -53,7 +53,7 @@ class Prediction:
 
 
 def predict(
-    model: nn.Module, data: ImageData, task: str, indices: Sequence[int] | Tensor, split: str = "test"
+    model: nn.Module, data: ImageData, task: str, indices: Sequence[int] | Tensor, split: str | None = None
 ) -> list[Prediction]:
     """Return what ``model`` makes of the images at ``indices``, in that order; the model is left as it was.
 
@@ -62,7 +62,7 @@ def predict(
         data: what the images are from.
         task: what the model does, and what the labels of ``data`` are for.
         indices: numbers of the images in the split, from 0.
-        split: ``"test"`` or ``"train"``.
+        split: ``"test"``, ``"train"`` or ``"validation"``; what runs on ``data`` are judged on when None.
 
     Raises:
         GhostkitError: if the task or the split is unknown, the labels are for another task, or there is no such image.
@@ -74,12 +74,13 @@ def predict(
     numbers = torch.as_tensor(indices if isinstance(indices, Tensor) else list(indices), dtype=torch.int64).flatten()
     outside = [number for number in numbers.tolist() if not 0 <= number < len(part)]
     if outside:
-        raise GhostkitError(f"there is no {split} image {outside[0]} in {data.name!r}; expected 0 to {len(part) - 1}")
+        what = split or data.judged_on
+        raise GhostkitError(f"there is no {what} image {outside[0]} in {data.name!r}; expected 0 to {len(part) - 1}")
     return [found for some in numbers.split(BATCH) if len(some) for found in _batch(model, part, task, some)]
 
 
 def worst(
-    model: nn.Module, data: ImageData, task: str, count: int, among: int = 256, split: str = "test"
+    model: nn.Module, data: ImageData, task: str, count: int, among: int = 256, split: str | None = None
 ) -> list[Prediction]:
     """Return what ``model`` makes of the images that it does worst on, the highest loss first.
 
@@ -89,7 +90,7 @@ def worst(
         task: what the model does, and what the labels of ``data`` are for.
         count: how many to return at most.
         among: how many of the first images of the split are looked at.
-        split: ``"test"`` or ``"train"``.
+        split: ``"test"``, ``"train"`` or ``"validation"``; what runs on ``data`` are judged on when None.
 
     Raises:
         GhostkitError: if a number is below 1, the task or the split is unknown, or the labels are for another task.
@@ -102,14 +103,17 @@ def worst(
     return sorted(found, key=lambda one: math.inf if math.isnan(one.loss) else one.loss, reverse=True)[:count]
 
 
-def _part(data: ImageData, task: str, split: str) -> Split:
+def _part(data: ImageData, task: str, split: str | None) -> Split:
     if task not in TASKS:
         raise GhostkitError(f"unknown task {task!r}, expected one of {', '.join(TASKS)}")
     if task != data.task:
         raise GhostkitError(f"{data.name!r} was loaded for {data.task}, not for {task}; load it with task={task!r}")
-    if split not in ("test", "train"):
-        raise GhostkitError(f"unknown split {split!r}, expected 'test' or 'train'")
-    return data.test if split == "test" else data.train
+    parts = {"test": data.test, "train": data.train, "validation": data.validation}
+    part = parts.get(split or data.judged_on)
+    if part is None:
+        known = " or ".join(repr(name) for name, there in parts.items() if there is not None)
+        raise GhostkitError(f"unknown split {split!r} of {data.name!r}, expected {known}")
+    return part
 
 
 class _Answers(NamedTuple):

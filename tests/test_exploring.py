@@ -53,6 +53,17 @@ def test_scores_over_all_test_images_are_those_of_the_run(seen):
     assert seen.scores(END, None, 10_000)["loss"] == pytest.approx(seen.run.result["loss"], rel=1e-5)
 
 
+def test_a_run_with_images_held_out_is_explored_on_them_and_not_on_the_test_images(tmp_path):
+    seen = Exploration(ghostkit.train(config(when="never", epochs=0.5, validation_samples=40), tmp_path))
+    assert seen.scores(END, None, 10_000)["accuracy"] == pytest.approx(seen.run.result["accuracy"])
+    assert seen.scores(END, None, 10_000)["loss"] == pytest.approx(seen.run.result["loss"], rel=1e-5)
+    assert [one.truth for one in seen.predictions(END, None, [0, 1, 2])] == seen.data.validation.labels[:3].tolist()
+    for ask in (seen.importance, lambda event: seen.similarity(event, LAYER)):
+        assert len(ask(END))
+    with pytest.raises(GhostkitError, match="there is no validation image 40; expected 0 to 39"):
+        seen.maps(END, LAYER, 40)
+
+
 @pytest.mark.parametrize("precision", ["64-true", "bf16-true"])
 def test_a_run_in_another_precision_is_explored_too(precision, tmp_path):
     seen = Exploration(ghostkit.train(config(when="never", epochs=0.5, precision=precision), tmp_path))

@@ -169,6 +169,17 @@ def test_the_training_images_can_be_looked_at_too(loaded):
     assert predict(network(data), data, "segmentation", []) == []
 
 
+def test_images_held_out_are_looked_at_in_the_place_of_the_test_images_where_there_are_some():
+    data = load("digits", validation_samples=50)
+    model = network(data)
+    assert [one.truth for one in predict(model, data, "classification", range(50))] == data.validation.labels.tolist()
+    assert len(worst(model, data, "classification", 60)) == 50
+    with pytest.raises(GhostkitError, match="no validation image 50 in 'digits'; expected 0 to 49"):
+        predict(model, data, "classification", [50])
+    (tested,) = predict(model, data, "classification", [60], split="test")
+    assert tested.truth == data.test.labels[60]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -176,7 +187,8 @@ def test_the_training_images_can_be_looked_at_too(loaded):
         (("detection", [0]), "was loaded for classification, not for detection"),
         (("classification", [0, 5000]), "no test image 5000 in 'digits'; expected 0 to"),
         (("classification", [-1]), "no test image -1"),
-        (("classification", [0], "val"), "unknown split 'val'"),
+        (("classification", [0], "val"), "unknown split 'val' of 'digits', expected 'test' or 'train'"),
+        (("classification", [0], "validation"), "unknown split 'validation' of 'digits', expected 'test' or 'train'"),
     ],
 )
 def test_what_is_not_there_is_refused(loaded, arguments, message):

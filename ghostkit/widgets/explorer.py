@@ -56,8 +56,8 @@ SECTIONS = (
 )
 BESIDE = (("the event before", "before"), ("the seedling", "seedling"), ("the end", "end"))
 OTHER = ("the other run, as far", "other")
-IMAGES = 64  # test images to choose from
-COUNTS = (64, 256, 1024, 4096)  # test images that a network is measured on
+IMAGES = 64  # images to choose from
+COUNTS = (64, 256, 1024, 4096)  # images that a network is measured on
 SHOWN = 3  # of them, those whose loss a part changes most
 NOTHING = "nothing"
 MONOSPACED = "font-family: monospace; line-height: 1.4; margin: 8px 0"
@@ -212,7 +212,7 @@ class Explorer(ipywidgets.VBox):
             clear(self._places["candidates"])
         colour, named = c["colour"].value, _named(event)
         if colour == "importance":
-            self._busy.value = "working: the loss of the test images without each block …"
+            self._busy.value = "working: the loss without each block …"
         weighed = colour == "importance"
         now = self.explored.architecture(event, weighed)
         with_what = c["beside"].value
@@ -235,12 +235,12 @@ class Explorer(ipywidgets.VBox):
         wanted = self._wanted["layer"]
         with self._own_changes():
             offer(c["layer"], [(path, path) for path in known], wanted)
-            c["image"].max = max(min(IMAGES, len(seen.data.test)) - 1, 0)
+            c["image"].max = max(min(IMAGES, len(seen.data.judged)) - 1, 0)
         layer, number = c["layer"].value, c["image"].value
         if layer is None:
             raise GhostkitError("this network has no ghost module; there are no ghost maps to show")
         maps, intrinsic = seen.maps(event, layer, number)
-        title = f"{layer} · {_named(event)} · test image {number}"
+        title = f"{layer} · {_named(event)} · {seen.data.judged_on} image {number}"
         put(self._places["mosaic"], feature_mosaic(maps, intrinsic, title))
         found = seen.predictions(event, None, [number])
         put(self._places["predicted"], predictions(found, seen.data.classes, seen.task, columns=1))
@@ -252,11 +252,11 @@ class Explorer(ipywidgets.VBox):
         with self._own_changes():
             offered = [(NOTHING, None), *((part.label, part) for part in seen.parts(event))]
             offer(c["part"], offered, self._wanted["part"])
-            there = len(seen.data.test)
+            there = len(seen.data.judged)
             counts = [count for count in COUNTS if count < there]
             offer(c["images"], [(f"{count:,}", count) for count in [*counts, there]], c["images"].value)
         part, images = c["part"].value, c["images"].value
-        self._busy.value = f"working: {images:,} test images, twice …"
+        self._busy.value = f"working: {images:,} {seen.data.judged_on} images, twice …"
         whole = seen.scores(event, None, images)
         without = whole if part is None else seen.scores(event, part, images)
         label = NOTHING if part is None else part.label
@@ -266,7 +266,8 @@ class Explorer(ipywidgets.VBox):
         after = before if part is None else seen.predictions(event, part, looked_at)
         change = [abs(b.loss - a.loss) for a, b in zip(before, after, strict=True)]
         most = sorted(looked_at, key=lambda number: -change[number])[:SHOWN]
-        heading = "as it is" if part is None else "whole: the test images that this changes most"
+        changed = f"whole: the {seen.data.judged_on} images that this changes most"
+        heading = "as it is" if part is None else changed
         put(self._places["before"], self._predicted([before[number] for number in most], heading))
         if part is None:
             clear(self._places["after"])
@@ -319,9 +320,9 @@ def _controls(events: int, runs: list[str], other: bool) -> dict[str, Any]:
         "beside": dropdown("beside", "What the network is shown beside", beside),
         "colour": dropdown("colour", "What the colour of a block says", [(word, word) for word in COLOURS]),
         "layer": dropdown("layer", "The ghost module whose maps are shown", [], **wide),
-        "image": slider("image", "Which test image the maps are made from", 0, IMAGES - 1, 0),
+        "image": slider("image", "Which image the maps are made from", 0, IMAGES - 1, 0),
         "part": dropdown("without", "The block or branch that is switched off", [(NOTHING, None)], **wide),
-        "images": dropdown("images", "How many test images it is measured on", [(f"{COUNTS[1]}", COUNTS[1])]),
+        "images": dropdown("images", "How many images it is measured on", [(f"{COUNTS[1]}", COUNTS[1])]),
         "other": dropdown("other run", "The run to compare with", [(name, n) for n, name in enumerate(runs)], **wide),
     }
 
