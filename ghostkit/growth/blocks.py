@@ -44,7 +44,12 @@ ZeroBorn = tuple[nn.Module, tuple[str, str]]
 
 def is_block(layer: nn.Module) -> bool:
     """Return whether :func:`identity_like` has a rule for ``layer``, and a BN in it can hold a new one at zero."""
-    return knows(identity_like, layer) and any(map(is_scaling, layer.modules()))
+    return knows(identity_like, layer) and any(map(is_scaling, layer.modules())) and hands_on(layer)
+
+
+def hands_on(block: nn.Module) -> bool:
+    """Return whether ``block`` would hand its input on if its layers were silent: a ResNet's ends in an activation."""
+    return not isinstance(block, BasicBlock | Bottleneck) or isinstance(block.relu, nn.ReLU | nn.ReLU6 | nn.Identity)
 
 
 def is_scaling(layer: nn.Module) -> bool:

@@ -147,8 +147,8 @@ def trace(host: nn.Module, training: bool | None = None) -> fx.Graph:
 
 def traces(host: nn.Module) -> list[fx.Graph]:
     """Return the graphs of ``host`` in train mode and in eval mode; one for both where its code asks for no mode."""
-    tracer = HostTracer()
-    traced = {type(module) for path, module in host.named_modules() if not tracer.is_leaf_module(module, path)}
+    is_leaf = HostTracer().is_leaf_module
+    traced: set[Any] = {type(module) for path, module in host.named_modules() if not is_leaf(module, path)}
     modes = (True, False) if any(asks_for_mode(kind) for kind in traced) else (True,)
     return [trace(host, training) for training in modes]
 

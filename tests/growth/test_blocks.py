@@ -137,3 +137,10 @@ def test_hooks_of_the_block_before_are_not_those_of_a_new_one() -> None:
     heard.clear()
     model(torch.rand(2, 3, 32, 32))
     assert heard == [model.layer1[1]]
+
+
+def test_blocks_that_end_in_what_changes_its_own_output_are_no_place_for_depth():
+    model = ghostify(torchvision.models.resnet18(num_classes=4))
+    for block in model.layer1:
+        block.relu = nn.LeakyReLU(0.1)
+    assert [site.id for site in sites(model) if site.axis == "depth"] == ["layer2", "layer3", "layer4"]

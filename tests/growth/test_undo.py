@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from importlib import import_module
 
 import pytest
 import torch
@@ -347,18 +348,29 @@ def test_when_an_edit_of_several_meets_what_an_earlier_one_removed_nothing_has_h
 
 
 def test_an_undo_that_fails_leaves_everything_as_it_was(
-    host: Callable, make_optimizer: Callable, train_step: Callable, snapshot: Callable, differences: Callable
+    host: Callable,
+    make_optimizer: Callable,
+    train_step: Callable,
+    snapshot: Callable,
+    differences: Callable,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model, images, targets = host("rows")
-    optimizer, stale = make_optimizer("Adam", model), copy.deepcopy(model)
-    grow(model, [AddBranch(A, 5), AddBlock("blocks.1", "1")], optimizer, images)
+    optimizer, average = make_optimizer("Adam", model), copy.deepcopy(model)
+    grow(model, [AddBranch(A, 5), AddBlock("blocks.1", "1")], optimizer, images, average)
     train_step(model, optimizer, images, targets)
-    before, events = snapshot(model, optimizer, [stale]), list(history_of(model).events)
-    with pytest.raises(AttributeError):  # an average that did not grow along has nothing that could go
-        undo(model, -1, optimizer, images, stale)
-    assert not differences(before, snapshot(model, optimizer, [stale]))
+    before, events = snapshot(model, optimizer, [average]), list(history_of(model).events)
+
+    def out_of_memory(*_: object) -> None:
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(import_module("ghostkit.growth.grow"), "measure_fresh_statistics", out_of_memory)
+        with pytest.raises(RuntimeError, match="out of memory"):  # when all edits have been taken back
+            undo(model, -1, optimizer, images, average)
+    assert not differences(before, snapshot(model, optimizer, [average]))
     assert history_of(model).events == events
-    undo(model, -1, optimizer, images)
+    undo(model, -1, optimizer, images, average)
 
 
 def test_a_removal_on_a_probe_that_is_not_finite_has_no_change_to_tell(host: Callable) -> None:
