@@ -356,14 +356,22 @@ def summary(network: str, runs: Sequence[Run]) -> dict[str, Any]:
         network: what to call them.
         runs: the same run over several seeds; accuracies (of detectors mAP50, of segmenters mIoU) are listed,
             everything else is averaged.
+
+    Raises:
+        GhostkitError: if there is no run, or one is not finished; the message names it.
     """
+    if not runs:
+        raise GhostkitError(f"there is no run to sum up as {network!r}; expected one at least, finished")
     results = [run.result for run in runs]
+    for run, result in zip(runs, results, strict=True):
+        if not result:
+            raise GhostkitError(f"{run}; expected finished runs to sum up as {network!r}: train it to its end first")
 
     def mean(name: str) -> float:
         return sum(result[name] for result in results) / len(results)
 
     averages = {name: mean(name) for name in ("params", "macs", "milliseconds", "compute")}
-    metric = metric_of(results[0]) if results else "accuracy"
+    metric = metric_of(results[0])
     return {"network": network, metric: [result[metric] for result in results], **averages}
 
 

@@ -79,8 +79,14 @@ def starting_network(
         **headed: its ``task``, ``head`` and ``head_options``.
 
     Raises:
-        GhostkitError: if the weights cannot be read or do not fit.
+        GhostkitError: if the weights cannot be read or do not fit, or an option is not one of the network.
     """
+    for given, place in {"name": "model", "weights": "weights"}.items():
+        if given in (options or {}):
+            raise GhostkitError(
+                f"model_options = {dict(options or {})!r}: expected further arguments of the network, without "
+                f"{given!r}; give it as {place!r} of the configuration"
+            )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         task = headed.get("task", "classification")

@@ -590,6 +590,15 @@ def test_a_summary_lists_accuracies_and_averages_the_rest(tmp_path, folder):
     assert {name: row[name] for name in changed} == {name: pytest.approx(1.5 * result[name]) for name in changed}
 
 
+def test_runs_that_cannot_be_summed_up_are_refused_in_words(tmp_path, folder):
+    unfinished = Path(shutil.copytree(folder, tmp_path / "unfinished"))
+    (unfinished / "result.json").unlink()
+    with pytest.raises(GhostkitError, match=r"unfinished.*; expected finished runs to sum up as 'grown': train it to"):
+        summary("grown", [Run(folder), Run(unfinished)])
+    with pytest.raises(GhostkitError, match="there is no run to sum up as 'grown'; expected one at least"):
+        summary("grown", [])
+
+
 def run_at(folder: Path) -> Path:
     """Make a folder that looks like a run."""
     folder.mkdir(parents=True)

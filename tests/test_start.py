@@ -60,6 +60,24 @@ def test_fresh_weights_follow_from_the_seed_alone():
     assert torch.equal(before, torch.get_rng_state())
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"weights": "a.safetensors"},
+            r"model_options = .*'weights': 'a\.safetensors'.*give it as 'weights' of the conf",
+        ),
+        ({"name": "seedling"}, "model_options = .*'name': 'seedling'.*give it as 'model' of the configuration"),
+        ({"ratio": 1.5}, r"ratio=1\.5, .* must be whole numbers of at least 1"),
+        ({"stem_stride": -1}, r"stem_stride=-1"),
+        ({"depth": 3}, "build.*depth=3.*unexpected keyword argument 'depth'"),
+    ],
+)
+def test_an_option_that_no_network_takes_is_refused_in_words(options, message):
+    with pytest.raises(GhostkitError, match=message):
+        starting_network("seedling", 5, 1, 0, options={**STAGES, **options})
+
+
 @pytest.mark.parametrize("prefix", PREFIXES)
 def test_weights_of_as_many_classes_are_taken_over_whole(prefix, tmp_path):
     model = seedling()

@@ -154,11 +154,12 @@ class GhostModule(nn.Module):
         bias: bool = False,
     ) -> None:
         super().__init__()
-        if min(in_channels, out_channels, ratio, stride) < 1 or kernel_size % 2 == 0 or cheap_kernel % 2 == 0:
+        sizes, kernels = (in_channels, out_channels, ratio, stride), (kernel_size, cheap_kernel)
+        if min(sizes) < 1 or any(size % 1 for size in sizes) or any(kernel % 2 != 1 for kernel in kernels):
             raise GhostkitError(
                 f"GhostModule({in_channels}, {out_channels}, kernel_size={kernel_size}, ratio={ratio}, "
-                f"cheap_kernel={cheap_kernel}, stride={stride}): channels, ratio and stride must be at least 1, "
-                "kernels odd"
+                f"cheap_kernel={cheap_kernel}, stride={stride}): channels, ratio and stride must be "
+                "whole numbers of at least 1, kernels odd"
             )
         self.out_channels = out_channels
         self.ratio = ratio  # what it was made with; growth may have added branches since

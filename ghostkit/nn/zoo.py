@@ -141,7 +141,7 @@ def build(
     arguments = {**numbers, "num_classes": num_classes, "in_channels": in_channels, **options}
     try:
         model = make(**arguments)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise GhostkitError(
             f"build({name!r}, {', '.join(f'{k}={v!r}' for k, v in options.items())}): {error}"
         ) from None

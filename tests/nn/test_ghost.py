@@ -79,13 +79,14 @@ def test_attention_works_on_maps_of_any_size(size: tuple[int, int]) -> None:
         {"in_channels": 0},
         {"out_channels": 0},
         {"ratio": 0},
+        {"ratio": 1.5},
         {"stride": 0},
         {"kernel_size": 2},
         {"cheap_kernel": 4},
     ],
     ids=lambda numbers: next(iter(numbers)),
 )
-def test_a_number_out_of_range_is_refused_and_quoted(numbers: dict[str, int]) -> None:
+def test_a_number_out_of_range_is_refused_and_quoted(numbers: dict[str, float]) -> None:
     with pytest.raises(GhostkitError) as refusal:
         GhostModule(**{"in_channels": 3, "out_channels": 4, **numbers})
     assert "at least 1" in str(refusal.value)
