@@ -96,7 +96,7 @@ class Trainer:
         self.model: nn.Module = as_precise(self.fabric, model)
         self.optimizer: torch.optim.Optimizer = optimizer
         move_state(optimizer, self.fabric.device)
-        check_accepts(self.model, self.task, config, self.data, self._images(one_image(self.data)))
+        check_accepts(self.model, self.task, config, self.data, as_taken(one_image(self.data), self.model))
         fix_threads(config, self.fabric.device, lambda: config.batch_size * self._macs_at_start(checkpoint))
         self.stepper = Stepper(
             self.fabric, self.model, self.optimizer, self.loss, config.seed, config.micro_batches, config.compile
@@ -248,11 +248,7 @@ class Trainer:
 
     def _on_device(self, pairs: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
         for images, targets in pairs:
-            yield self._images(images), targets.to(self.fabric.device)
-
-    def _images(self, images: Tensor) -> Tensor:
-        """Return images where and as the network takes them."""
-        return as_taken(images, self.model)
+            yield as_taken(images, self.model), targets.to(self.fabric.device)
 
     def _step(self, images: Tensor, targets: Tensor) -> float:
         images = resized(images, side_share(self.engine.policy, self.done))
@@ -397,7 +393,7 @@ class Trainer:
         train = self.data.train
         draw = torch.Generator().manual_seed(self.config.seed + 2)
         chosen = torch.randperm(len(train), generator=draw)[: self.config.probe_samples]
-        return self._images(train.images(chosen)), train.labels[chosen].to(self.fabric.device)
+        return as_taken(train.images(chosen), self.model), train.labels[chosen].to(self.fabric.device)
 
     def _set_budget(self) -> None:
         """Fix the budget, relative to the seedling where no limit is given, and check that it leaves room."""
@@ -412,7 +408,7 @@ class Trainer:
         """Return the MACs of an image in the network that the run started from."""
         if checkpoint is not None:
             return seedling_macs(checkpoint)
-        return macs(self.model, self._images(one_image(self.data)))
+        return macs(self.model, as_taken(one_image(self.data), self.model))
 
     # -- measuring, saving, finishing --------------------------------------------------------------------------------
 
