@@ -17,7 +17,7 @@ import pandas as pd
 from ghostkit.comparing import MEASURED, differences_to, ranked
 from ghostkit.errors import GhostkitError
 
-__all__ = ["arm_curves", "best_rates", "compare_arms", "declared_points", "one_part", "read_study"]
+__all__ = ["arm_curves", "best_rates", "compare_arms", "declared_points", "lead_over", "one_part", "read_study"]
 
 KEYS = ("host", "arm", "track", "share", "learning_rate", "seed")
 OURS, STATIC, SCRATCH = "ghostkit", "static", "its shape from scratch"
@@ -171,7 +171,7 @@ def _best_static(table: pd.DataFrame) -> tuple[str | None, int]:
     return None if means.empty else str(means.idxmax()), len(means)
 
 
-def _apart(table: pd.DataFrame, other: str | None, metric: str) -> dict[str, Any] | None:
+def lead_over(table: pd.DataFrame, other: str | None, metric: str) -> dict[str, Any] | None:
     """Return how far ghostkit's arm is above another one, or None where one of them has no run."""
     arms = set(table["arm"])
     if other not in arms or OURS not in arms or metric not in table or table[metric].isna().all():
@@ -201,7 +201,7 @@ def _against_static(
     """Yield the points about static sizes: the best of them, at each compute, and the compute to reach the largest."""
     for share, name in reversed(SHARES.items()):
         size, count = best[share]
-        apart = _apart(table[table["share"] == share], size, metric)
+        apart = lead_over(table[table["share"] == share], size, metric)
         told = _worded(apart, f"{size}, the best of {count} sizes")
         asked = apart if count >= SIZES else None
         if share == 1:
@@ -256,7 +256,7 @@ def _against_growers(seedling: pd.DataFrame, plain: pd.DataFrame, metric: str) -
     for host, arms in ((seedling, BASELINES), (plain, GROMOS)):
         for other in arms:
             for share in (1.0, 0.5):
-                apart = _apart(host[host["share"] == share], other, metric)
+                apart = lead_over(host[host["share"] == share], other, metric)
                 point = f"4 above {other}, {SHARES[share]}"
                 yield _row(
                     point,

@@ -16,7 +16,7 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks.study.arms import ABLATIONS
-from ghostkit.studies import ENOUGH, OURS, OWN, SHARES, best_rates, compare_arms, declared_points, read_study
+from ghostkit.studies import ENOUGH, OURS, OWN, SHARES, best_rates, declared_points, lead_over, read_study
 
 __all__ = ["written"]
 
@@ -102,12 +102,8 @@ COSTS = ("loss", "MMAC", "parameters", "steps", "seconds")
 
 def _above(rows: pd.DataFrame, arm: str, metric: str = "test") -> str:
     """Return how many points ghostkit is above ``arm``, with the 95 % interval, where enough seeds are in both."""
-    both = rows[rows["arm"].isin((OURS, arm))]
-    if both["arm"].nunique() < 2:
-        return NOTHING
-    _, differences = compare_arms(both, metric, arm)
-    apart = differences.iloc[0]
-    if apart["n"] < ENOUGH or apart["method"] == "Welch's t":
+    apart = lead_over(rows, arm, metric)
+    if apart is None or apart["n"] < ENOUGH or apart["method"] == "Welch's t":
         return NOTHING
     return f"{100 * apart['difference']:+.2f} [{100 * apart['low']:+.2f}, {100 * apart['high']:+.2f}]"
 

@@ -22,7 +22,7 @@ from ghostkit.growth.ledger import Ledger
 from ghostkit.growth.precision import device_of, in_full
 from ghostkit.growth.proposals import Loss, Seen, observe, propose, searched, unseen
 from ghostkit.growth.scoring import SCORES, score_attached
-from ghostkit.growth.sites import Site, sites, units
+from ghostkit.growth.sites import Site, pick, sites, units
 from ghostkit.growth.sizing import sizes_of, sizes_within
 
 __all__ = ["candidates"]
@@ -216,8 +216,7 @@ def scratch_copy(model: nn.Module) -> nn.Module:
 def learns(edit: Growth, model: nn.Module, known: list[Site]) -> bool:
     """Return whether what ``edit`` starts at zero would be learned: it is frozen where all that it joins is."""
     if isinstance(edit, AddBranch | AddIntrinsic | WidenStage):
-        consumers = next(site.consumers for site in known if site.id == edit.site)
-        joined = [reader(model.get_submodule(path)) for path in consumers]
+        joined = [reader(model.get_submodule(path)) for path in pick(known, edit.site).consumers]
     else:
         joined = [model.get_submodule(f"{edit.site}.{edit.after}" if isinstance(edit, AddBlock) else edit.site)]
     return any(parameter.requires_grad for layer in joined for parameter in layer.parameters())
@@ -251,7 +250,7 @@ def saturation_at(site_id: str, known: list[Site], used: dict[str, float]) -> fl
     """Return the saturation of a site; of a row of blocks, that of the stream that its last block writes into."""
     if site_id in used:
         return used[site_id]
-    row = next(site for site in known if site.id == site_id)
+    row = pick(known, site_id)
     last = f"{row.id}.{row.blocks[-1]}."
     writing = (site.id for site in known if any(path.startswith(last) for path in site.producers))
     return max((used[name] for name in writing if name in used), default=0.0)
