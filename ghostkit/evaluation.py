@@ -33,7 +33,7 @@ from ghostkit.devices import as_taken, fix_threads, make_fabric
 from ghostkit.errors import GhostkitError
 from ghostkit.exporting import is_run, read_network
 from ghostkit.growth.history import history_of
-from ghostkit.run_folder import data_differences
+from ghostkit.run_folder import data_changes
 from ghostkit.runs import Run
 from ghostkit.tasks import TASKS, classification
 
@@ -240,12 +240,8 @@ def held(
             validation_samples=of.validation_samples,
             size=of.size,
         )
-        if not data and (other := data_differences(run.folder, fingerprint(own))):
-            warnings.warn(
-                f"the images of {of.data!r} have changed since the run in {str(run.folder)!r} began ({other}); it may "
-                "have learned from what it is tested on now",
-                stacklevel=3,
-            )
+        if not data and (changed := data_changes(run.folder, of.data, fingerprint(own))):
+            warnings.warn(changed, stacklevel=3)
     found = load_data(data, root, task=task, size=shape[1] if shape else None) if data or own is None else own
     if shape and shape != (found.channels, found.height, found.width):
         made = f"{found.channels} x {found.height} x {found.width}"

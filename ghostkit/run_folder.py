@@ -40,7 +40,7 @@ __all__ = [
     "RunFolder",
     "best_of",
     "checkpoints",
-    "data_differences",
+    "data_changes",
     "events_at",
     "last_checkpoint",
     "measured",
@@ -178,11 +178,8 @@ class RunFolder:
                 f"{str(self.folder)!r} holds a run of another configuration ({'; '.join(differing)}); "
                 "choose another folder"
             )
-        if data is not None and (other := data_differences(self.folder, data)):
-            raise GhostkitError(
-                f"the images of {config.data!r} have changed since the run in {str(self.folder)!r} began ({other}); it "
-                "may have learned from what it is tested on now. Put them back as they were, or choose another folder"
-            )
+        if data is not None and (changed := data_changes(self.folder, config.data, data)):
+            raise GhostkitError(f"{changed}. Put them back as they were, or choose another folder")
 
     def _whole_checkpoint(self) -> Path | None:
         """Return the last checkpoint whose checksums are right; None where there never was one."""
@@ -264,11 +261,12 @@ class RunFolder:
             write_atomically(self.folder / "result.json", json.dumps(result, indent=1))
 
 
-def data_differences(folder: Path, now: Mapping[str, str]) -> str:
-    """Return in what the images that a run began with differ from those ``now``; empty where in nothing that is known.
+def data_changes(folder: Path, name: str, now: Mapping[str, str]) -> str:
+    """Return in words how the images that a run began with differ from those ``now``; empty where nothing is known to.
 
     Args:
         folder: of the run; one that was begun by an older version says nothing of its images.
+        name: of the data set.
         now: as :func:`ghostkit.data.fingerprint.fingerprint` tells.
 
     Raises:
@@ -282,10 +280,16 @@ def data_differences(folder: Path, now: Mapping[str, str]) -> str:
         return ""
     except (OSError, ValueError) as error:
         raise GhostkitError(f"cannot read {str(path)!r}: {error}") from None
-    return "; ".join(
-        f"{name}={there.get(name)!r:.500} there, {now.get(name)!r:.500} now"
-        for name in dict.fromkeys([*there, *now])
-        if there.get(name) != now.get(name)
+    differing = [
+        f"{part}={there.get(part)!r:.500} there, {now.get(part)!r:.500} now"
+        for part in dict.fromkeys([*there, *now])
+        if there.get(part) != now.get(part)
+    ]
+    if not differing:
+        return ""
+    return (
+        f"the images of {name!r} have changed since the run in {str(folder)!r} began ({'; '.join(differing)}); it may "
+        "have learned from what it is tested on now"
     )
 
 
