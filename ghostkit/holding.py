@@ -2,7 +2,8 @@
 
 Whoever writes into a run's folder holds it meanwhile. The file of the lock says who does, and who did last; it stays
 when the lock is let go, and means nothing by itself. ``filelock`` would take a file for a lock where the operating
-system offers none, and such a lock would outlive a process that is killed; here, the user is warned instead.
+system offers none, and such a lock would outlive a process that is killed; here, the user is warned instead. Inside one
+process, a trainer is in one loop at a time.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import os
 import platform
 import sys
+import threading
 import warnings
 from datetime import datetime
 from pathlib import Path
@@ -20,7 +22,7 @@ from typing import Any
 from ghostkit.errors import GhostkitError
 from ghostkit.files import unwritable
 
-__all__ = ["LOCK", "Hold"]
+__all__ = ["LOCK", "Alone", "Hold"]
 
 LOCK = ".trainer.lock"
 TAKEN = (errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK, errno.EDEADLK)
@@ -89,6 +91,27 @@ class Hold:
     def release(self) -> None:
         """Let the folder go."""
         os.close(self.file)  # and with it the lock
+
+
+class Alone:
+    """A block that is entered by one at a time, whichever thread it is in.
+
+    Args:
+        refusal: what the second one is told.
+
+    Raises:
+        GhostkitError: if somebody is inside already.
+    """
+
+    def __init__(self, refusal: str) -> None:
+        self.refusal, self._lock = refusal, threading.Lock()
+
+    def __enter__(self) -> None:
+        if not self._lock.acquire(blocking=False):
+            raise GhostkitError(self.refusal)
+
+    def __exit__(self, *_error: object) -> None:
+        self._lock.release()
 
 
 def _told(holder: dict[str, Any]) -> str:

@@ -10,10 +10,11 @@ from __future__ import annotations
 import queue
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
+from weakref import WeakValueDictionary
 
 import pandas as pd
 from IPython.core.getipython import get_ipython
@@ -75,7 +76,8 @@ class Live:
     """Trains on a daemon thread.
 
     Args:
-        trainer: what is trained; it must not be used by another thread while this one lives.
+        trainer: what is trained; it must not be used by another thread while this one lives. :meth:`of` returns the
+            one training that a trainer has.
         changed: called, by the training thread, with every event of the run, and with None after whatever else may
             have changed something. An error in it is kept in ``trouble`` and stops nothing.
 
@@ -90,12 +92,18 @@ class Live:
         self.record = Record.of(trainer)
         self.failure = ""  # the traceback that ended the run
         self.trouble = ""  # the traceback of the last error of who looks on
-        self._changed = changed
-        self._events: Iterator[Event] = iter(trainer)
+        self.changed = changed
+        self._events: Generator[Event, None, None] | None = None
         self._asked: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
         self._sum, self._count, self._kept_at = 0.0, 0, 0.0
+        LIVES[id(trainer)] = self
+
+    @classmethod
+    def of(cls, trainer: Trainer) -> Live:
+        """Return the training of ``trainer`` that there is already, or a new one; two would train into each other."""
+        return LIVES.get(id(trainer)) or cls(trainer)
 
     # -- what a person may ask for; every method returns at once -------------------------------------------------------
 
@@ -114,9 +122,12 @@ class Live:
         """Wait after the step in hand; everything else can be asked for meanwhile."""
         self._ask(lambda: self._become("paused") if self.state == "training" else None)
 
-    def stop(self) -> None:
-        """End after the step in hand, with a checkpoint saved; :meth:`start` goes on from there."""
-        self._ask(self._stop)
+    def stop(self) -> Future[None]:
+        """Ask to end after the step in hand, with a checkpoint saved; :meth:`start` goes on from there.
+
+        Where it cannot be saved, the future raises, and the run is paused.
+        """
+        return self.ask(lambda _trainer: self._stop())
 
     def candidates(self) -> Future[pd.DataFrame]:
         """Ask what could be grown now, best first; scoring counts as compute spent."""
@@ -192,11 +203,13 @@ class Live:
                 continue
             try:
                 if wish is None:
+                    self._events = self._events or iter(self.trainer)
                     self._see(next(self._events))
                 else:
                     wish()
             except Exception:
                 self.failure = traceback.format_exc()
+                self._let_go()
                 self._become("failed")
 
     def _see(self, event: Event) -> None:
@@ -212,6 +225,7 @@ class Live:
             self._noted(event.event)
         elif isinstance(event, Finished):
             self.state = "finished"
+            self._let_go()
         self._tell(event)
 
     def _noted(self, event: Any) -> Any:
@@ -227,13 +241,26 @@ class Live:
     def _kept(self, event: GrowthEvent) -> GrowthEvent:
         """Keep an event by hand in the record and, right after it, the network, as a run does after its own events."""
         self.trainer.save()
+        if self.state == "finished":
+            self.trainer.train()  # of which nothing is left, but to measure again for the closing numbers
         return self._noted(event)
 
     def _stop(self) -> None:
         if self.state in ("training", "paused"):
-            self.trainer.save()
-            self.trainer.close()
+            try:
+                self.trainer.save()
+            except GhostkitError:
+                self._become("paused")
+                raise
+            self._let_go()
             self._become("stopped")
+
+    def _let_go(self) -> None:
+        """Leave the run between two of its events, and its folder to others; who asks for the next one goes on."""
+        if self._events is not None:
+            self._events.close()
+        self._events = None
+        self.trainer.close()
 
     def _become(self, state: State) -> None:
         if self.state not in OVER:
@@ -242,9 +269,12 @@ class Live:
 
     def _tell(self, event: Event | None) -> None:
         try:
-            self._changed(event)
+            self.changed(event)
         except Exception:  # a picture that cannot be drawn must not stop a run
             self.trouble = traceback.format_exc()
+
+
+LIVES: WeakValueDictionary[int, Live] = WeakValueDictionary()  # by the id of the trainer, which lives as long
 
 
 def attended() -> bool:

@@ -147,7 +147,7 @@ class RunFolder:
 
         Raises:
             GhostkitError: if another trainer is at work there, if the folder holds a run of another configuration or
-                of other images, or if it has checkpoints of which none is whole. Nothing has changed then.
+                of other images, or one that has no checkpoint or none that is whole. Nothing has changed then.
         """
         self._compare(config, data)  # first, as it says more than who is at work there
         with self.held(sign=False):
@@ -155,7 +155,8 @@ class RunFolder:
             checkpoint = self._whole_checkpoint()
             if self._hold is not None:
                 self._before = {self._hold.signed().get("name")}
-            if checkpoint is None:  # a run that was refused, or killed at once, has left nothing to keep
+            if checkpoint is None:
+                self._refuse_to_lose()
                 if self._hold is not None:
                     self._sign(self._hold)
                 write_atomically(self.folder / "config.json", config.model_dump_json(indent=1))
@@ -163,6 +164,15 @@ class RunFolder:
                     write_atomically(self.folder / DATA, json.dumps(data, indent=1))
                 self.cut_metrics(0)
         return checkpoint
+
+    def _refuse_to_lose(self) -> None:
+        """Raise where a run has taken steps of which no checkpoint is left; one killed at once has nothing to keep."""
+        last = max(measured(_parsed(self._lines())), default=0)
+        if last > 0:
+            raise GhostkitError(
+                f"{str(self.folder)!r} holds a run that was measured up to step {last}, but no checkpoint of it, so it "
+                "cannot go on, and another would replace it; put its checkpoints back, or choose another folder"
+            )
 
     def _compare(self, config: RunConfig, data: Mapping[str, str] | None) -> None:
         """Raise where checkpoints of another configuration, or of a run on other images, are in the folder."""
@@ -219,14 +229,18 @@ class RunFolder:
         path = self.folder / "metrics.jsonl"
         with self.held():
             remove_drafts(self.folder)
-            try:
-                lines = file_bytes(path, MOST_TEXT).splitlines(keepends=True)[:rows] if path.exists() else []
-            except (OSError, ValueError) as error:
-                raise GhostkitError(f"cannot read {str(path)!r}: {error}") from None
-            lines = [line for line in lines if line.endswith(b"\n")]
+            lines = [line for line in self._lines()[:rows] if line.endswith(b"\n")]
             write_atomically(path, b"".join(lines))
         self.metrics_written = len(lines)
         self._measured = measured(_parsed(lines))
+
+    def _lines(self) -> list[bytes]:
+        """Return the lines of the metrics, the last one perhaps torn."""
+        path = self.folder / "metrics.jsonl"
+        try:
+            return file_bytes(path, MOST_TEXT).splitlines(keepends=True) if path.exists() else []
+        except (OSError, ValueError) as error:
+            raise GhostkitError(f"cannot read {str(path)!r}: {error}") from None
 
     def write_history(self, history: History) -> None:
         """Replace the history by ``history``, of which it is the beginning."""

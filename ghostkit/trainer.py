@@ -43,6 +43,7 @@ from ghostkit.growth.policy import (
     side_share,
 )
 from ghostkit.growth.rates import NewcomerRates
+from ghostkit.holding import Alone
 from ghostkit.processes import agreed, average_statistics, check_shares
 from ghostkit.progress import Progress
 from ghostkit.resuming import resume, save_run, seedling_macs
@@ -83,6 +84,7 @@ class Trainer:
         self.progress = Progress()
         self.changed: dict[str, Any] = {}  # what was steered by hand since the start
         self._small_macs: tuple[tuple[int, ...], int] | None = None
+        self._alone = Alone("this Trainer trains already, in another loop, cell or thread; let that one end or stop it")
         self._worth_saving = False  # something was measured or grown, perhaps by hand, that no checkpoint knows of
         check_shares(len(self.data.train), config.batch_size, config.micro_batches, self.fabric.world_size, LEAST)
         self.run = None if folder is None or self.fabric.global_rank else RunFolder(folder)
@@ -132,13 +134,13 @@ class Trainer:
 
     # -- the loop ----------------------------------------------------------------------------------------------------
 
-    def __iter__(self) -> Iterator[Event]:
+    def __iter__(self) -> Generator[Event, None, None]:
         """Yield everything that happens until the run is over.
 
         Raises:
-            GhostkitError: if the loss is not finite; the last checkpoint is kept.
+            GhostkitError: if the loss is not finite; the last checkpoint is kept. If the run goes on elsewhere already.
         """
-        with nullcontext() if self.run is None else self.run.at_work():
+        with self._alone, nullcontext() if self.run is None else self.run.at_work():
             yield from self._going_on()
 
     def _going_on(self) -> Iterator[Event]:

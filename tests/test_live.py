@@ -114,11 +114,91 @@ def test_a_stopped_run_is_saved_and_goes_on_here_or_in_another_kernel(tmp_path):
     live.join(60)
     step = live.trainer.progress.step
     assert live.state == "stopped"
-    assert Trainer(live.trainer.config, tmp_path / "run").progress.step == step
     live.start()
     live.wait(lambda live: live.trainer.progress.step > step)
     live.stop()
     live.join(60)
+    assert live.state == "stopped"
+    assert Trainer(live.trainer.config, tmp_path / "run").progress.step == live.trainer.progress.step
+    live.start()
+    live.join(60)
+    assert live.state == "failed"
+    assert "another Trainer has been at work" in live.failure
+
+
+def test_a_stopped_run_that_goes_on_holds_its_folder_again(tmp_path):
+    live = Watched(Trainer(config(**LONG, when="never"), tmp_path / "run"))
+    live.start()
+    live.wait(lambda live: live.trainer.progress.step >= 2)
+    live.stop()
+    live.join(60)
+    step = live.trainer.progress.step
+    live.start()
+    live.wait(lambda live: live.trainer.progress.step > step)
+    with pytest.raises(GhostkitError, match="is being trained in by another Trainer of this process"):
+        Trainer(live.trainer.config, tmp_path / "run").train()
+    live.stop()
+    live.join(60)
+
+
+@pytest.mark.usefixtures("latencies")
+def test_a_run_that_was_stopped_and_went_on_ends_on_the_same_bits(tmp_path):
+    plain, live = Trainer(config(), tmp_path / "plain"), Watched(Trainer(config(), tmp_path / "live"))
+    plain.train()
+    for step in (1, 3):
+        live.start()
+        live.wait(lambda live, step=step: live.trainer.progress.step >= step)
+        live.stop()
+        live.join(60)
+    live.start()
+    live.join(60)
+    assert live.state == "finished"
+    assert differences(tensors_of(plain), tensors_of(live.trainer)) == []
+    assert live.record.metrics_frame().equals(Run(tmp_path / "live").metrics)
+
+
+def test_a_trainer_is_in_one_loop_and_one_training_at_a_time():
+    live = Watched(Trainer(config(**LONG)))
+    live.start()
+    live.wait(lambda live: live.trainer.progress.step >= 2)
+    assert Live.of(live.trainer) is live
+    with pytest.raises(GhostkitError, match="this Trainer trains already"):
+        live.trainer.train()
+    live.stop().result(60)
+    live.join(60)
+    assert live.state == "stopped"
+    next(iter(live.trainer))  # nobody is in it any more
+
+
+def test_a_stop_that_cannot_be_saved_is_told_to_who_asked_and_the_run_is_paused(tmp_path, monkeypatch):
+    live = Watched(Trainer(config(**LONG), tmp_path / "run"))
+
+    def full():
+        raise GhostkitError("cannot write: no space left on device")
+
+    live.start()
+    live.wait(lambda live: live.trainer.progress.step >= 2)
+    with monkeypatch.context() as disk:
+        disk.setattr(live.trainer, "save", full)
+        with pytest.raises(GhostkitError, match="no space left"):
+            live.stop().result(60)
+    assert (live.state, live.failure) == ("paused", "")
+    live.stop().result(60)
+    live.join(60)
+    assert Trainer(live.trainer.config, tmp_path / "run").progress.step == live.trainer.progress.step
+
+
+def test_what_is_taken_back_after_the_end_is_measured_again(tmp_path):
+    live = Watched(Trainer(config(), tmp_path / "run"))
+    live.start()
+    live.join(60)
+    grown = Run(tmp_path / "run").result
+    live.undo().result(60)
+    live.join(60)
+    run = Run(tmp_path / "run")
+    assert run.result["params"] < grown["params"]
+    assert run.result["params"] == sum(parameter.numel() for parameter in run.model().parameters())
+    assert live.state == "finished"
 
 
 def test_an_error_in_the_thread_is_kept_with_its_traceback_and_leaves_a_resumable_run(tmp_path, monkeypatch):

@@ -31,7 +31,7 @@ from ghostkit.views.networks import architecture_drawn, architecture_text
 from ghostkit.views.report import CONFIG, Shown, show
 from ghostkit.views.theme import Drawn
 from ghostkit.views.wording import quantity
-from ghostkit.widgets.controls import button, dropdown, number, place, put, rows
+from ghostkit.widgets.controls import button, dropdown, number, offer, place, put, rows
 
 __all__ = ["Dashboard"]
 
@@ -53,13 +53,13 @@ class Dashboard(ipywidgets.VBox):
 
     Args:
         trainer: what is trained. It belongs to the dashboard from now on: ask ``dashboard.live`` for whatever is wanted
-            of it.
+            of it. Another dashboard of the same trainer shows the same training, in the place of this one.
 
     >>> dashboard = Dashboard(Trainer(config, "runs/by-hand"))  # doctest: +SKIP
     """
 
     def __init__(self, trainer: Trainer) -> None:
-        self.live = Live(trainer, self._told)
+        self.live = Live.of(trainer)
         self.candidates = pd.DataFrame()
         self._controls = _controls(trainer)
         self._status, self._message = ipywidgets.HTML(), ipywidgets.HTML()
@@ -89,6 +89,7 @@ class Dashboard(ipywidgets.VBox):
         for name, widget in {**c, **named, "curves": self._curves}.items():
             widget.add_class(f"ghostkit-{name.replace('_', '-')}")
         self.draw()
+        self.live.changed = self._told  # from here on, in the training thread
 
     # -- without anybody there ----------------------------------------------------------------------------------------
 
@@ -177,9 +178,8 @@ class Dashboard(ipywidgets.VBox):
         c["start"].disabled = state in ("training", "finished", "failed")
         c["pause"].disabled = state != "training"
         c["stop"].disabled = state not in ("training", "paused")
-        over = state == "failed"
         for name in ("look", "candidates", "grow", "undo", *KNOBS):
-            c[name].disabled = over
+            c[name].disabled = state == "failed" or (state == "finished" and name in KNOBS)
         if live.failure:
             self._say(live.failure, "The run failed; what its last checkpoint holds can be resumed by a new Trainer.")
         elif live.trouble:
@@ -196,7 +196,7 @@ class Dashboard(ipywidgets.VBox):
         c, live = self._controls, self.live
         c["start"].on_click(lambda _: self._try(live.start))
         c["pause"].on_click(lambda _: live.pause())
-        c["stop"].on_click(lambda _: live.stop())
+        c["stop"].on_click(lambda _: self._ask(live.stop, lambda _: self._say(""), "saving a checkpoint …"))
         c["look"].on_click(lambda _: self._ask(live.candidates, self._list, "scoring what could be grown …"))
         c["grow"].on_click(lambda _: self._grow())
         c["undo"].on_click(lambda _: self._ask(live.undo, self._tell_event, "taking the last event back …"))
@@ -221,6 +221,7 @@ class Dashboard(ipywidgets.VBox):
                 self._try(lambda: then(future.result()))
             else:
                 self._say(str(error))
+            self._show_knobs()
 
         future = self._try(what)
         if future is not None:
@@ -230,7 +231,7 @@ class Dashboard(ipywidgets.VBox):
         """Offer the candidates, best first, and show what they are predicted to bring."""
         self.candidates = frame
         offered = [(f"{row.edit}  {row.gain:+.3g} nats, {quantity(row.macs, 'MAC')}", n) for n, row in _best(frame)]
-        self._controls["candidates"].options = offered
+        offer(self._controls["candidates"], offered, 0)
         if offered:
             number = len(self.live.record.events) + 1
             table = pd.DataFrame(plain_rows(frame, ())).assign(event=number)
@@ -253,7 +254,14 @@ class Dashboard(ipywidgets.VBox):
         change = "" if moved is None else f"; the outputs moved by {moved:.2g} at most"
         self._say(f"{event.reason}: {done}{change}")
 
+    def _show_knobs(self) -> None:
+        """Let the knobs stand at what the run goes by, whatever was asked for."""
+        for name, value in _knobs(self.live.trainer).items():
+            self._controls[name].value = value
+
     def _steer(self, name: str, value: Any) -> None:
+        if value == _knobs(self.live.trainer)[name]:
+            return
         value = round(value * 1e6) if name == "budget_macs" else value
         self._ask(lambda: self.live.steer(**{name: value}), lambda event: self._say(event.reason if event else ""), "")
 
@@ -262,9 +270,15 @@ KNOBS = ("when", "where", "grow_every", "grow_until", "share", "budget_macs")
 LISTED = 30  # candidates to choose from at most
 
 
+def _knobs(trainer: Trainer) -> dict[str, Any]:
+    """Return what the knobs show of what the run goes by now; the budget in millions, 0 where there is none."""
+    now = steered(trainer.engine)
+    return {name: (now[name] or 0) / 1e6 if name == "budget_macs" else now[name] for name in KNOBS}
+
+
 def _controls(trainer: Trainer) -> dict[str, Any]:
     """Return the controls by name, the knobs at what the run goes by now."""
-    now = steered(trainer.engine)
+    now = _knobs(trainer)
     wide: dict[str, Any] = {"layout": {"width": "460px"}}
     return {
         "start": button("start", "Train, or go on", "play", button_style="primary"),
@@ -280,7 +294,7 @@ def _controls(trainer: Trainer) -> dict[str, Any]:
         "grow_until": number("until", "No growth after this share of the run, 0 to 1", now["grow_until"]),
         "share": number("share", "Share of the budget's room that one event may spend, 0 to 1", now["share"]),
         "budget_macs": number(
-            "MMAC", "Budget: millions of MACs per image that growth may not exceed", (now["budget_macs"] or 0) / 1e6
+            "MMAC", "Budget: millions of MACs per image that growth may not exceed", now["budget_macs"]
         ),
     }
 

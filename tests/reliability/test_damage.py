@@ -151,3 +151,12 @@ def test_a_checkpoint_by_a_newer_version_asks_for_that_and_nothing_is_touched(fo
     with pytest.raises(GhostkitError, match=r"step-00000006' was written by a newer ghostkit.*; upgrade ghostkit"):
         Trainer(config(), folder)
     assert files_in(folder) == before
+
+
+def test_a_run_whose_checkpoints_were_all_removed_is_not_replaced(folder):
+    shutil.rmtree(folder / "checkpoints")
+    metrics = (folder / "metrics.jsonl").read_bytes()
+    for settings in (config(), config(learning_rate=0.01)):
+        with pytest.raises(GhostkitError, match=r"measured up to step \d+, but no checkpoint of it"):
+            Trainer(settings, folder)
+    assert (folder / "metrics.jsonl").read_bytes() == metrics

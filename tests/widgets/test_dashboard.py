@@ -145,6 +145,43 @@ def test_a_knob_that_does_not_fit_says_so_and_changes_nothing(dashboard):
     assert dashboard.live.trainer.engine.policy.share == 0.1
 
 
+def test_the_knobs_stand_at_what_the_run_goes_by_after_a_refusal_and_after_what_follows_another():
+    settings = {"when": "interval", "grow_from": 0.05, "grow_until": 0.12, "evaluate_every": 0.03}
+    dashboard = widgets.Dashboard(Trainer(config(**settings)))
+    control(dashboard, "share").value = 3.0
+    until(lambda: control(dashboard, "share").value == 0.1)
+    assert "parameter share = 3.0" in message(dashboard)
+    control(dashboard, "when").value = "plateau"
+    until(lambda: control(dashboard, "grow-until").value == 0.4)
+    control(dashboard, "grow-until").value = 0.12
+    until(lambda: dashboard.live.trainer.engine.policy.grow_until == 0.12)
+
+
+def test_a_look_chooses_the_best_candidate(dashboard):
+    look(dashboard)
+    assert control(dashboard, "candidates").value == 0
+    until(lambda: "the best of them in the list" in message(dashboard))
+    control(dashboard, "grow").click()
+    until(lambda: message(dashboard).startswith("by hand"))
+
+
+def test_another_dashboard_of_a_trainer_shows_the_same_training(dashboard):
+    control(dashboard, "start").click()
+    until(lambda: status(dashboard).startswith("training"))
+    again = widgets.Dashboard(dashboard.live.trainer)
+    assert again.live is dashboard.live
+    until(lambda: "step 0" not in status(again))
+    control(again, "stop").click()
+    until(lambda: status(again).startswith("stopped"))
+
+
+def test_after_the_end_growth_is_taken_back_but_nothing_is_steered(tmp_path):
+    dashboard = widgets.Dashboard(Trainer(config(), tmp_path))
+    dashboard.train()
+    assert control(dashboard, "share").disabled
+    assert not control(dashboard, "undo").disabled
+
+
 def test_a_failed_run_shows_its_traceback(monkeypatch):
     dashboard = widgets.Dashboard(Trainer(config()))
 
