@@ -8,6 +8,8 @@ exit status 2; anything else is a fault of ours, and shows its traceback.
 from __future__ import annotations
 
 import re
+import sys
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -23,6 +25,9 @@ class _Commands(TyperGroup):
     """The group of all commands, which words a GhostkitError and a Ctrl-C instead of letting them through."""
 
     def invoke(self, ctx: Any) -> Any:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, TextIOWrapper):  # which may know no sign but those of a code page
+                stream.reconfigure(errors="replace")
         try:
             return super().invoke(ctx)
         except GhostkitError as error:

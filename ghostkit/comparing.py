@@ -1,6 +1,7 @@
 """Runs against each other: which reached more, and whether that can be told from chance.
 
-Runs that are equal in everything but their seed are one group. A comparison is plain data: a row a run, a row a group
+Runs that are equal in everything but their seed are one group; what was done in a run by hand is a part of what it is.
+A comparison is plain data: a row a run, a row a group
 (ranked), a row a difference to the group that is the reference. Numbers that were measured on different things are
 never ranked together: `compare` refuses them, and `alike` sorts them apart before. Nothing here draws or trains.
 
@@ -23,13 +24,13 @@ import pandas as pd
 from ghostkit.differences import DIFFERENCE_COLUMNS, difference, holm, mean_interval
 from ghostkit.errors import GhostkitError
 from ghostkit.metrics import metric_of
+from ghostkit.run_folder import INERT, images_noted
 from ghostkit.runs import Run
 
 __all__ = ["MEASURED", "Comparison", "UnknownGroupError", "alike", "compare", "differences_to", "ranked"]
 
 # What a run may take from a partner of the same seed: the compute that it spent, its shape, the weights it ended with.
 FOLLOWING = ("compute", "shape", "weights")
-INERT = ("data_root", "keep_checkpoints")  # where things lie changes nothing in what is learned
 SAME_COMPUTE = 1.25  # budgets of one group lie within this factor; others are budgets that somebody varied
 UNEQUAL_COMPUTE = 1.05  # above this factor a ranking is not one at equal compute, and says so
 COLUMNS = {"compute": "compute_limit"}  # parameters whose name is that of something measured
@@ -46,7 +47,8 @@ class Comparison:
 
     Args:
         metric: what they are judged by: "accuracy", "map50" or "miou", 0 to 1, more is better.
-        parameters: the names of the parameters in which the groups differ; columns of both tables.
+        parameters: the names of the parameters in which the groups differ; columns of both tables. ``by_hand`` is one
+            where somebody steered a run, grew it or took growth back.
         table: one row a run: ``run``, ``group``, ``seed``, the parameters, the metric, ``params``, ``macs`` (per
             image), ``milliseconds``, ``compute`` (training MACs), ``seconds``, ``growth_events``, ``progress`` (1 for
             a run that is over), ``folder``.
@@ -84,15 +86,23 @@ class Comparison:
 def alike(runs: Iterable[Run]) -> dict[str, list[Run]]:
     """Return the runs by what they were judged on: the task, the data, and how much of it.
 
-    An accuracy on one test split says nothing about one on another, so each of these is a comparison of its own.
+    An accuracy on one test split says nothing about one on another, so each of these is a comparison of its own; where
+    images came or went between two runs, so are these.
     """
-    parts: dict[str, list[Run]] = {}
+    kinds: dict[str, list[tuple[str, Run]]] = {}
     for run in runs:
         config = run.config
         some = "" if config.test_samples is None else f", the first {config.test_samples} test images"
         if config.validation_samples is not None:
             some = f", {config.validation_samples} images held out of the training images"
-        parts.setdefault(f"{config.task} of {config.data}{some}", []).append(run)
+        noted = images_noted(run.folder)
+        images = noted.get("validation", noted.get("test", ""))
+        kinds.setdefault(f"{config.task} of {config.data}{some}", []).append((images, run))
+    parts: dict[str, list[Run]] = {}
+    for kind, members in kinds.items():
+        changed = len({images for images, _ in members if images}) > 1
+        for images, run in members:
+            parts.setdefault(f"{kind}, {images or 'nobody noted which'}" if changed else kind, []).append(run)
     return parts
 
 
@@ -119,11 +129,11 @@ def compare(runs: Sequence[Run], reference: str | None = None) -> Comparison:
             f"runs that were judged on different things cannot be ranked together: {counted}. "
             "Give those of one, or compare each part of ghostkit.comparing.alike(runs)"
         )
-    configs = [run.config.model_dump(mode="json") for run in runs]
+    configs = [{**run.config.model_dump(mode="json"), "by_hand": _by_hand(run)} for run in runs]
     members = _groups(configs)
     labels, parameters = _named(members, configs, runs)
     rows = [_row(run) for run in runs]
-    metric = metric_of(rows[0].keys())
+    metric = metric_of(name for row in rows for name, value in row.items() if value is not None)
     names = _run_names(runs)
     for label, indices in zip(labels, members, strict=True):
         for index in indices:
@@ -169,6 +179,15 @@ def _row(run: Run) -> dict[str, Any]:
     grown = int(run.events["edits"].astype(str).ne("").sum())
     reached = {name: last[name] for name in ("params", "macs", "compute", "seconds", "progress")}
     return {metric: last[metric], "milliseconds": None, "growth_events": grown, **reached}
+
+
+def _by_hand(run: Run) -> str:
+    """Return what a person did in a run, which its configuration does not know; "no" where nobody did anything."""
+    if not (run.folder / "history.jsonl").exists():
+        return "no"
+    done = [event for event in run.history.events if event.by_hand]
+    words = [" ".join([event.reason, *map(str, event.edits)]) + f" at {event.progress:.1%}" for event in done]
+    return "; ".join(words) or "no"
 
 
 def _run_names(runs: Sequence[Run]) -> list[str]:

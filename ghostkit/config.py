@@ -265,7 +265,10 @@ class RunConfig(BaseModel):
             raise GhostkitError(
                 f"the configuration {str(path)!r} holds {held}, expected an object: names and values, as in epochs: 3"
             )
-        return cls.parse(values)
+        try:
+            return cls.parse(values)
+        except GhostkitError as error:
+            raise GhostkitError(f"cannot use the configuration {str(path)!r}: {error}") from None
 
     def write(self, path: str | Path) -> None:
         """Write this configuration to ``path``: as YAML into a file so called, as JSON into any other.

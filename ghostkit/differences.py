@@ -18,6 +18,7 @@ from scipy import stats
 __all__ = ["difference", "holm", "mean_interval"]
 
 LEVEL = 0.95
+ROUNDING = 1e-12  # what is left of the deviation of equal numbers
 # The smallest two-sided p of Wilcoxon's test is 2 / 2^n: with five pairs it cannot fall below 0.06.
 ENOUGH_FOR_RANKS = 6
 DIFFERENCE_COLUMNS = [
@@ -39,7 +40,8 @@ def mean_interval(values: np.ndarray) -> tuple[float, float, float, float]:
     """Return mean, sample standard deviation, and the bounds of the mean's 95 % interval by Student's t.
 
     Args:
-        values: (n,); of one number, all but the mean are NaN, of none, the mean too.
+        values: (n,); of one number, all but the mean are NaN, of none, the mean too. Of equal numbers the bounds are:
+            two that happen to be the same do not make a mean certain.
     """
     n = len(values)
     if n == 0:
@@ -48,6 +50,8 @@ def mean_interval(values: np.ndarray) -> tuple[float, float, float, float]:
     if n == 1:
         return mean, np.nan, np.nan, np.nan
     sd = float(np.std(values, ddof=1))
+    if sd < ROUNDING:
+        return mean, sd, np.nan, np.nan
     half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * sd / n**0.5
     return mean, sd, mean - half, mean + half
 
@@ -60,19 +64,19 @@ def difference(values: Mapping[int, float], reference: Mapping[int, float]) -> d
         reference: seed -> number. With two seeds in common at least, only those that are in both count, as pairs.
 
     Returns:
-        ``method`` ("paired t", "Welch's t", or "no test" where a group has one number or none), ``n`` (pairs, or the
-        numbers of the smaller group), ``difference`` with its 95 % interval ``low`` to ``high``, ``p`` (two-sided),
-        ``p_wilcoxon`` (from six pairs on), and ``won``, the share of pairs in which ``values`` are above. What cannot
-        be told is NaN.
+        ``method`` ("paired t", "Welch's t", or "no test" where a group has one number or none, or nothing varies),
+        ``n`` (pairs, or the numbers of the smaller group), ``difference`` with its 95 % interval ``low`` to ``high``,
+        ``p`` (two-sided), ``p_wilcoxon`` (from six pairs on), and ``won``, the share of pairs in which ``values`` are
+        above. What cannot be told is NaN.
     """
     nothing = dict.fromkeys(("low", "high", "p", "p_wilcoxon", "won"), np.nan)
     common = sorted(values.keys() & reference.keys())
     if len(common) >= 2:
         pairs = np.array([values[seed] - reference[seed] for seed in common])
         mean, sd, low, high = mean_interval(pairs)
-        varied = sd > 1e-12  # what is left of equal differences is rounding
+        varied = sd >= ROUNDING
         return {
-            "method": "paired t",
+            "method": "paired t" if varied else "no test",
             "n": len(pairs),
             **{"difference": mean, "low": low, "high": high},
             "p": float(stats.ttest_1samp(pairs, 0.0).pvalue) if varied else np.nan,

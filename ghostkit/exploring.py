@@ -7,6 +7,7 @@ that the run is judged on: the test images, or those held out for validation.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -18,12 +19,14 @@ import torch
 from torch import Tensor
 
 from ghostkit.data import ImageData
+from ghostkit.data.fingerprint import fingerprint
 from ghostkit.devices import as_taken
 from ghostkit.errors import GhostkitError
 from ghostkit.growth.history import History
 from ghostkit.inspecting import Part, feature_maps, importance, layers, parts, similarity, switched_off
 from ghostkit.metrics import metric_of
 from ghostkit.predicting import Prediction, predict
+from ghostkit.run_folder import data_changes
 from ghostkit.runs import KeptNetwork, Run, architectures, gained
 from ghostkit.start import images_of
 from ghostkit.tasks import TASKS
@@ -64,13 +67,15 @@ class Exploration:
 
     @property
     def data(self) -> ImageData:
-        """The images of the run.
+        """The images of the run; a warning says where they have changed since it began.
 
         Raises:
             GhostkitError: if they are not found.
         """
         if self._data is None:
             self._data = images_of(self.run.config)
+            if changed := data_changes(self.run.folder, self.run.config.data, fingerprint(self._data)):
+                warnings.warn(changed, stacklevel=2)
         return self._data
 
     @property

@@ -97,11 +97,14 @@ def publish(result: Mapping[str, Any]) -> None:
             `ghostkit run` prints.
 
     Raises:
-        GhostkitError: if a value is nothing that JSON can hold.
+        GhostkitError: if a value is nothing that JSON can hold, or `table` is no list of rows that each name a network.
     """
     from IPython.display import display
 
     values = plain(dict(result))
+    rows = values.get("table") or []
+    if not (isinstance(rows, list) and all(isinstance(row, dict) and "network" in row for row in rows)):
+        raise GhostkitError(f"table={rows!r:.200}: expected rows with 'network', as ghostkit.summary makes them")
     text = "\n".join(f"{name}: {value}" for name, value in values.items() if name != "table")
     display({RESULT_TYPE: values, "text/plain": text}, raw=True)
 
@@ -228,7 +231,9 @@ def _make_folder(source: Path, folder: str | Path | None) -> Path:
         if (path / f"{source.stem}.ipynb").resolve() == source.resolve():
             raise GhostkitError(f"folder {str(folder)!r} holds the notebook itself; give a folder for what it makes")
         record = path / "result.json"
-        if record.exists() and json.loads(record.read_text()).get("status") not in {"failed", "interrupted"}:
+        # A trainer's result has no status; beside the executed notebook, it is that of one that was cut short.
+        unsaid = "cut short" if (path / f"{source.stem}.ipynb").exists() else "done"
+        if record.exists() and json.loads(record.read_text()).get("status", unsaid) == "done":
             raise GhostkitError(f"folder {str(folder)!r} holds a finished run; give another, or remove it first")
         path.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:

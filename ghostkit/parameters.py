@@ -143,7 +143,7 @@ def _fitted(name: str, default: Any, value: Any) -> Any:
         fitted = plain(value)
         if kind is float and type(fitted) is int:
             fitted = float(fitted)
-        if (kind is type(None) and (fitted is None) == (value is None)) or type(fitted) is kind:
+        if kind in (type(None), type(fitted)) and (fitted is None) == (value is None):
             return fitted
     except (GhostkitError, OverflowError):
         pass

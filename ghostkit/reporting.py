@@ -15,6 +15,7 @@ import plotly.graph_objects as go
 from ghostkit import views
 from ghostkit.comparing import Comparison, UnknownGroupError, alike, compare
 from ghostkit.errors import GhostkitError
+from ghostkit.files import write_atomically
 from ghostkit.runs import Run
 from ghostkit.views.page import Heading, Part, write_page
 
@@ -96,8 +97,8 @@ def export_comparisons(comparisons: Mapping[str, Comparison], folder: str | Path
     paths = [place / f"comparison.{kind}" for kind in ("csv", "parquet", "html")]
     try:
         place.mkdir(parents=True, exist_ok=True)
-        table.to_csv(paths[0], index=False)
-        table.to_parquet(paths[1], index=False)
+        write_atomically(paths[0], table.to_csv(index=False))
+        write_atomically(paths[1], table.to_parquet(index=False))
     except (OSError, ValueError) as error:
         raise GhostkitError(f"cannot write the comparison into {str(folder)!r}: {error}") from None
     write_page("Runs compared", parts, paths[2])

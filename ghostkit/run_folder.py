@@ -37,11 +37,13 @@ from ghostkit.metrics import metric_of
 from ghostkit.reading import MOST_TEXT, checked_fields, file_bytes, file_text, parsed_json
 
 __all__ = [
+    "INERT",
     "RunFolder",
     "best_of",
     "checkpoints",
     "data_changes",
     "events_at",
+    "images_noted",
     "last_checkpoint",
     "measured",
     "step_of",
@@ -49,6 +51,7 @@ __all__ = [
 
 STEP = re.compile(r"step-[0-9]{1,18}")
 DATA = "data.json"
+INERT = ("data_root", "keep_checkpoints")  # where things lie, and what is kept, changes nothing in what is learned
 JUDGED = ("test", "validation")  # what a run is judged on: the one, or the other where images were held out for it
 
 
@@ -159,10 +162,12 @@ class RunFolder:
                 self._refuse_to_lose()
                 if self._hold is not None:
                     self._sign(self._hold)
-                write_atomically(self.folder / "config.json", config.model_dump_json(indent=1))
                 if data is not None:
                     write_atomically(self.folder / DATA, json.dumps(data, indent=1))
                 self.cut_metrics(0)
+            path, said = self.folder / "config.json", config.model_dump_json(indent=1)
+            if checkpoint is None or file_text(path) != said:  # data may lie elsewhere now
+                write_atomically(path, said)
         return checkpoint
 
     def _refuse_to_lose(self) -> None:
@@ -180,10 +185,12 @@ class RunFolder:
             return
         there = RunConfig.read(self.folder / "config.json", links=False)
         known, asked = (values.model_dump(mode="json") for values in (there, config))
-        if known != asked:
-            differing = [
-                f"{name}={known[name]!r} there, {asked[name]!r} now" for name in known if known[name] != asked[name]
-            ]
+        differing = [
+            f"{name}={known[name]!r} there, {asked[name]!r} now"
+            for name in known
+            if name not in INERT and known[name] != asked[name]
+        ]
+        if differing:
             raise GhostkitError(
                 f"{str(self.folder)!r} holds a run of another configuration ({'; '.join(differing)}); "
                 "choose another folder"
@@ -275,6 +282,22 @@ class RunFolder:
             write_atomically(self.folder / "result.json", json.dumps(result, indent=1))
 
 
+def images_noted(folder: Path) -> dict[str, str]:
+    """Return what the images of a run were when it began; empty where an older version noted nothing.
+
+    Raises:
+        GhostkitError: if what is noted cannot be read.
+    """
+    path = folder / DATA
+    try:
+        said = parsed_json(file_text(path))
+        return checked_fields(said, dict.fromkeys(("classes", "train", *JUDGED), "str"), "what the images were")
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise GhostkitError(f"cannot read {str(path)!r}: {error}") from None
+
+
 def data_changes(folder: Path, name: str, now: Mapping[str, str]) -> str:
     """Return in words how the images that a run began with differ from those ``now``; empty where nothing is known to.
 
@@ -286,14 +309,8 @@ def data_changes(folder: Path, name: str, now: Mapping[str, str]) -> str:
     Raises:
         GhostkitError: if what is known of them cannot be read.
     """
-    path = folder / DATA
-    try:
-        said = parsed_json(file_text(path))
-        there = checked_fields(said, dict.fromkeys(("classes", "train", *JUDGED), "str"), "what the images were")
-    except FileNotFoundError:
+    if not (there := images_noted(folder)):
         return ""
-    except (OSError, ValueError) as error:
-        raise GhostkitError(f"cannot read {str(path)!r}: {error}") from None
     differing = [
         f"{part}={there.get(part)!r:.500} there, {now.get(part)!r:.500} now"
         for part in dict.fromkeys([*there, *now])

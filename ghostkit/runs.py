@@ -370,6 +370,10 @@ def summary(network: str, runs: Sequence[Run]) -> dict[str, Any]:
     def mean(name: str) -> float:
         return sum(result[name] for result in results) / len(results)
 
+    metrics = dict.fromkeys(map(metric_of, results))
+    if len(metrics) > 1:
+        judged = ", ".join(METRICS[metric] for metric in metrics)
+        raise GhostkitError(f"runs judged by {judged} cannot be summed up as one {network!r}; give those of one task")
     averages = {name: mean(name) for name in ("params", "macs", "milliseconds", "compute")}
     metric = metric_of(results[0])
     return {"network": network, metric: [result[metric] for result in results], **averages}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import math
 
 import pandas as pd
@@ -253,3 +255,43 @@ def test_runs_that_were_judged_on_images_held_out_are_compared_by_those(tmp_path
     found = compare([run for run in runs if run.config.validation_samples])
     assert found.split == "validation"
     assert len(found.table) == 2
+
+
+def test_the_metric_is_that_of_the_runs_that_have_one_whichever_comes_first(tmp_path):
+    over = make_run(tmp_path / "b-1", 0.6, metric="miou", task="segmentation", data="scenes", seed=1)
+    begun = make_run(tmp_path / "b-0", 0.5, metric="miou", task="segmentation", data="scenes", seed=0, progress=0.1)
+    (begun.folder / "metrics.jsonl").write_text("")
+    for runs in ([begun, over], [over, begun]):
+        found = compare(runs)
+        assert found.metric == "miou"
+        assert found.groups["mean"].tolist() == [0.6]
+
+
+def test_runs_on_images_that_have_changed_are_apart(tmp_path):
+    counts = {"a-0": 24, "a-1": 24, "b-0": 36, "c-0": None}
+    runs = [make_run(tmp_path / name, data="folder:photos") for name in counts]
+    for run, count in zip(runs, counts.values(), strict=True):
+        if count:
+            noted = {"classes": "cat, dog", "train": "96 images", "test": f"{count} images"}
+            (run.folder / "data.json").write_text(json.dumps(noted))
+    kind = "classification of folder:photos"
+    assert alike([runs[0], runs[1], runs[3]]) == {kind: [runs[0], runs[1], runs[3]]}
+    assert alike(runs) == {
+        f"{kind}, 24 images": runs[:2],
+        f"{kind}, 36 images": [runs[2]],
+        f"{kind}, nobody noted which": [runs[3]],
+    }
+
+
+def test_a_run_that_was_steered_by_hand_is_no_seed_of_its_configuration(tmp_path):
+    runs = [make_run(tmp_path / f"a-{seed}", 0.9 + seed / 100, seed=seed) for seed in range(3)]
+    history = runs[2].history
+    steered = dataclasses.replace(history.events[0], reason="changed by hand: share from 0.2 to 0.5", progress=0.25)
+    changed = dataclasses.replace(history, events=[*history.events, steered])
+    (runs[2].folder / "history.jsonl").write_text("\n".join(changed.lines()) + "\n")
+    found = compare(runs)
+    assert found.parameters == ["by_hand"]
+    assert dict(zip(found.groups["n"], found.groups["by_hand"], strict=True)) == {
+        1: "changed by hand: share from 0.2 to 0.5 at 25.0%",
+        2: "no",
+    }

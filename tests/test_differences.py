@@ -56,10 +56,17 @@ def test_where_there_is_no_spread_there_is_no_test(values, reference, n, apart):
     assert all(math.isnan(found[name]) for name in ("low", "high", "p", "p_wilcoxon", "won"))
 
 
-def test_pairs_that_differ_all_alike_have_no_p():
+def test_pairs_that_differ_all_alike_are_no_reason_to_be_sure():
     found = difference({0: 0.3, 1: 0.4, 2: 0.5}, {0: 0.1, 1: 0.2, 2: 0.3})
-    assert found["difference"] == pytest.approx(0.2)
-    assert math.isnan(found["p"])
+    assert (found["method"], found["difference"]) == ("no test", pytest.approx(0.2))
+    assert all(math.isnan(found[name]) for name in ("low", "high", "p"))
+
+
+def test_equal_numbers_have_a_mean_but_no_interval():
+    mean, sd, low, high = mean_interval(np.array([0.1, 0.1, 0.1]))
+    assert (mean, sd) == pytest.approx((0.1, 0))
+    assert math.isnan(low)
+    assert math.isnan(high)
 
 
 @pytest.mark.parametrize(("n", "told"), [(5, False), (6, True)])

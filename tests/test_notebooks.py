@@ -229,6 +229,18 @@ def test_a_run_that_failed_may_be_run_again_in_its_folder(here, status):
 
 
 @pytest.mark.usefixtures("no_kernel")
+def test_a_notebook_that_was_cut_short_after_it_had_trained_goes_on_and_a_trained_run_is_not_written_over(here):
+    path = write_notebook(here / "a.ipynb")
+    (here / "mine").mkdir()
+    (here / "mine" / "result.json").write_text(json.dumps(TRAINED))
+    with pytest.raises(GhostkitError, match="folder 'mine' holds a finished run"):
+        run_notebook(path, "mine", progress=False)
+    (here / "mine" / "a.ipynb").write_text("as far as it came")
+    run_notebook(path, "mine", progress=False)
+    assert record_in(here / "mine").items() >= {**TRAINED, "status": "done"}.items()
+
+
+@pytest.mark.usefixtures("no_kernel")
 def test_a_folder_that_is_given_as_a_parameter_stays_as_it_is(here):
     path = write_notebook(here / "a.ipynb")
     assert run_notebook(path, parameters={"folder": "mine"}, progress=False).parameters["folder"] == "mine"
@@ -286,6 +298,12 @@ def test_what_json_cannot_hold_is_not_published(value: Any, capsys: pytest.Captu
     with pytest.raises(GhostkitError, match="nothing that JSON can hold"):
         publish(value)
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("table", ["networks", [{"name": "seedling"}], [1]])
+def test_a_table_of_something_else_is_refused_in_the_cell_that_publishes_it(table: Any):
+    with pytest.raises(GhostkitError, match="expected rows with 'network'"):
+        publish({"table": table})
 
 
 # What a terminal shows

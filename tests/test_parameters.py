@@ -145,7 +145,16 @@ def test_values_from_python_become_plain(name, value, kept):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("epochs", True), ("epochs", 3.0), ("epochs", None), ("smoke", 1), ("rate", float("inf")), ("folder", {1, 2})],
+    [
+        ("epochs", True),
+        ("epochs", 3.0),
+        ("epochs", None),
+        ("smoke", 1),
+        ("rate", float("inf")),
+        ("folder", {1, 2}),
+        ("folder", float("inf")),
+        ("folder", float("nan")),
+    ],
 )
 def test_values_of_another_kind_are_refused(name, value):
     with pytest.raises(GhostkitError, match=f"parameter '{name}' = "):

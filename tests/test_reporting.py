@@ -21,7 +21,8 @@ def comparisons(tmp_path):
     """Two policies on digits, and one run of another task, which nothing can be compared with."""
     for where, start in (("random", 0.90), ("gain-per-mac", 0.93)):
         for seed in range(3):
-            make_run(tmp_path / f"{where}-{seed}", start + seed / 100 + seed**2 / 500, where=where, seed=seed)
+            reached = start + seed / 100 + seed**2 / (400 if where == "random" else 500)
+            make_run(tmp_path / f"{where}-{seed}", reached, where=where, seed=seed)
     make_run(tmp_path / "late", progress=0.4, where="sprout")
     make_run(tmp_path / "scenes", 0.4, metric="map50", task="detection", data="scenes")
     return compare_all(find_runs(tmp_path), "random")

@@ -77,6 +77,11 @@ class GrowthEvent:
     candidates: tuple[dict[str, Any], ...] = field(default=(), repr=False)
     clock: dict[str, float] = field(default_factory=dict, compare=False)
 
+    @property
+    def by_hand(self) -> bool:
+        """Whether a person asked for it, and not the policy."""
+        return self.reason.startswith(("by hand", "changed by hand", "undo of event"))
+
     def to_json(self) -> dict[str, Any]:
         """Return the event as plain data."""
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}

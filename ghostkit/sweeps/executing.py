@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import platform
+import shutil
 import time
 import traceback
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from typing import Any
 from filelock import FileLock
 
 from ghostkit.errors import GhostkitError
+from ghostkit.files import write_atomically
 from ghostkit.notebooks import NotebookError, run_notebook
 from ghostkit.sweeps.kernels import Kernels, end_leftovers
 from ghostkit.sweeps.record import RESULT, Record, checksum, numbers_in, read_record, write_record
@@ -26,6 +28,7 @@ from ghostkit.sweeps.record import RESULT, Record, checksum, numbers_in, read_re
 __all__ = ["KERNELS", "Task", "execute"]
 
 KERNELS = Kernels()  # of this process
+LOCK, BEGUN = ".lock", ".begun"  # in a run's folder: who works there, and the key of what was begun there
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 ADVICE = {
     errno.ENOSPC: "make room on the disk, then give the same command again",
@@ -83,11 +86,12 @@ def execute(task: Task, began: Callable[[str], object] | None = None) -> Record:
                 "folder under the same path, on a shared file system"
             )
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".lock"):
+        with FileLock(folder / LOCK):
             before = read_record(folder)
             if before and before.key == task.key and before.status == "done":
                 return before
             end_leftovers(folder)
+            _begin(folder, task.key, before)
             if began:
                 began(task.run)
             for attempt in range(1, task.retries + 2):
@@ -98,6 +102,24 @@ def execute(task: Task, began: Callable[[str], object] | None = None) -> Record:
             return record
     except Exception as error:
         return replace(failed, error=_described(error))
+
+
+def _begin(folder: Path, key: str, before: Record | None) -> None:
+    """Note in a run's folder what it is of, and clear away what was begun there with other code or parameters.
+
+    What a trainer has left there of the same notebook goes on; of another, it would not be what the notebook says.
+    """
+    begun = folder / BEGUN
+    known = begun.read_text() if begun.exists() else None if before is None else before.key
+    if known not in (None, key):
+        for path in folder.iterdir():
+            if path.name == LOCK:
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+    write_atomically(begun, key)
 
 
 def _attempted(task: Task, folder: Path) -> Record:

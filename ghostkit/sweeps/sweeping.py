@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
@@ -13,6 +12,7 @@ import pandas as pd
 from filelock import FileLock, Timeout
 
 from ghostkit.errors import GhostkitError
+from ghostkit.parallel import cores
 from ghostkit.sweeps.definition import SweepFile, read_sweep
 from ghostkit.sweeps.events import RunBegan, RunEnded, SweepBegan, SweepEvent, duration
 from ghostkit.sweeps.executing import Task
@@ -86,7 +86,7 @@ def estimate(state: State, workers: int | None = None) -> str:
         state: what the folder holds of the plan.
         workers: runs at a time; one a core when None.
     """
-    count = workers or os.cpu_count() or 1
+    count = workers or cores()
     todo = len(state.todo)
     rounds = -(-todo // count)
     time_needed = duration(None if state.seconds is None else rounds * state.seconds) if todo else "none"

@@ -121,6 +121,20 @@ def test_runs_of_a_sweep_that_train_into_their_folders_are_runs_like_any_other(h
     assert "unfinished" not in compared.output
 
 
+CORRECTED = TRAIN.replace("raise ValueError", "print").replace("RunConfig(", "RunConfig(learning_rate=0.05, ")
+
+
+def test_a_run_that_failed_begins_anew_once_its_notebook_is_corrected(here, write_sweep, write_notebook):
+    write_notebook("import ghostkit.notebooks", TRAIN)
+    path = write_sweep(list=[{"seed": 2, "mode": "fail"}], workers=1)
+    assert list(run_sweep(path).table["status"]) == ["failed"]
+    assert CORRECTED.count("0.05") == 1
+    write_notebook("import ghostkit.notebooks", CORRECTED)
+    assert list(run_sweep(path).table["status"]) == ["done"]
+    (run,) = find_runs(here / "runs/sweep")
+    assert run.config.learning_rate == 0.05
+
+
 # A file from a stranger
 
 
