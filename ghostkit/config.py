@@ -298,7 +298,13 @@ def _as_yaml(value: Any) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes a text that looks like a number such as 1e-3."""
+    """Quotes a text that looks like a number such as 1e-3, or that holds what YAML takes for the end of a line."""
+
+
+def _text(dumper: _Dumper, text: str) -> yaml.Node:
+    style = '"' if any(sign in text for sign in "\x85\u2028\u2029") else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style)
 
 
 _Dumper.add_implicit_resolver(*POWER_OF_TEN)
+_Dumper.add_representer(str, _text)

@@ -75,6 +75,14 @@ def test_help_comes_without_importing_anything_heavy():
     assert subprocess.check_output([sys.executable, "-c", script], text=True) == "[]\n"
 
 
+def test_signs_that_a_code_page_lacks_do_not_end_a_command(tmp_path):
+    make_run(tmp_path / "a-0")
+    command = [sys.executable, "-m", "ghostkit", "compare", str(tmp_path)]
+    shown = subprocess.check_output(command, env={**os.environ, "PYTHONIOENCODING": "cp1252"})
+    assert b"1 seed" in shown or b"90.00 %" in shown
+    assert b"???" in shown, "the line below the heading, in signs that are not known there"
+
+
 def test_the_package_runs_as_a_module():
     shown = subprocess.check_output([sys.executable, "-m", "ghostkit", "--version"], text=True)
     assert shown == f"ghostkit {ghostkit.__version__}\n"

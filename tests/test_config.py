@@ -114,7 +114,7 @@ def test_what_a_file_leaves_out_keeps_its_default(tmp_path):
         (b"[3]", "config.json.* holds list, expected an object"),
         (b'{"epoch": 3}', "did you mean 'epochs'"),
         (b'{"epochs": null}', "parameter epochs = None"),
-        (b'{"3": 4}', "unknown parameter '3'"),
+        (b'{"3": 4}', "cannot use the configuration .*config.json.*unknown parameter '3'"),
     ],
 )
 def test_a_broken_file_is_named(tmp_path, content, message):

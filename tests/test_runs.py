@@ -597,6 +597,13 @@ def test_runs_that_cannot_be_summed_up_are_refused_in_words(tmp_path, folder):
         summary("grown", [Run(folder), Run(unfinished)])
     with pytest.raises(GhostkitError, match="there is no run to sum up as 'grown'; expected one at least"):
         summary("grown", [])
+    other = Path(shutil.copytree(folder, tmp_path / "other"))
+    result = json.loads((other / "result.json").read_text())
+    (other / "result.json").write_text(json.dumps({**result, "miou": result.pop("accuracy")}))
+    text = (other / "result.json").read_text().replace('"accuracy":', '"pixels":')
+    (other / "result.json").write_text(text)
+    with pytest.raises(GhostkitError, match="runs judged by accuracy, mIoU cannot be summed up as one 'grown'"):
+        summary("grown", [Run(folder), Run(other)])
 
 
 def run_at(folder: Path) -> Path:

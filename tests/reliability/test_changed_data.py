@@ -9,8 +9,9 @@ import pytest
 from bit_for_bit import config
 from PIL import Image
 
-from ghostkit import GhostkitError, RunConfig, Trainer, evaluate
+from ghostkit import GhostkitError, Run, RunConfig, Trainer, evaluate
 from ghostkit.events import CheckpointSaved
+from ghostkit.exploring import Exploration
 
 
 def paint(folder: Path, numbers: range) -> None:
@@ -65,3 +66,21 @@ def test_evaluating_a_run_warns_where_its_images_have_changed(settings, folder, 
     paint(folder.parent / "images", range(20, 30))
     with pytest.warns(UserWarning, match="may have learned from what it is tested on now"):
         assert evaluate(folder, device="cpu").images == 12
+
+
+def test_exploring_a_run_warns_where_its_images_have_changed(settings, folder, recwarn):
+    assert len(Exploration(folder).data.judged) == 8
+    assert not recwarn.list
+    paint(folder.parent / "images", range(20, 30))
+    with pytest.warns(UserWarning, match="may have learned from what it is tested on now"):
+        assert len(Exploration(folder).data.judged) == 12
+
+
+def test_a_run_goes_on_where_its_data_lie_elsewhere_and_says_so_from_then_on(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    trainer = Trainer(config(), tmp_path / "run")
+    next(event for event in trainer if isinstance(event, CheckpointSaved) and trainer.progress.step)
+    trainer.close()
+    elsewhere = str(tmp_path / "elsewhere")
+    assert Trainer(config(data_root=elsewhere), tmp_path / "run").progress.step
+    assert Run(tmp_path / "run").config.data_root == elsewhere

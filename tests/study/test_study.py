@@ -206,16 +206,20 @@ def test_the_tables_of_the_page_are_those_of_the_runs():
 def test_a_table_says_how_many_seeds_there_are_and_how_sure_a_difference_is():
     rows = [
         {"host": "seedling", "arm": arm, "track": "60k", "share": share, "learning_rate": 0.1, "seed": seed}
-        | {"validation": level, "test": level + 0.001 * seed, "macs": 480_000, "params": 12_000, "event_seconds": 0.1}
-        for arm, level, seeds in (("static 0.48", 0.90, 4), ("ghostkit", 0.91, 3), ("random", 0.89, 1))
+        | {"validation": level, "test": level + slope * seed, "macs": 480_000, "params": 12_000, "event_seconds": 0.1}
+        for arm, level, slope, seeds in (
+            ("static 0.48", 0.90, 0.001, 4),
+            ("ghostkit", 0.91, 0.002, 3),
+            ("random", 0.89, 0.0, 1),
+        )
         for share in (0.5, 1.0)
         for seed in range(seeds)
     ]
     told = written("<!-- confirming seedling 0 -->\n\n| old |\n\nAfter it.\n", pd.DataFrame(rows))
     *table, after = told.splitlines()[2:]
     assert [line.split(" | ")[1:5] for line in table[2:-1]] == [
-        ["91.10 (3)", "91.10 (3)", "", ""],
-        ["90.15 (4)", "90.15 (4)", *["+1.00 [+1.00, +1.00]"] * 2],
+        ["91.20 (3)", "91.20 (3)", "", ""],
+        ["90.15 (4)", "90.15 (4)", *["+1.10 [+0.85, +1.35]"] * 2],
         ["89.00 (1)", "89.00 (1)", "–", "–"],
     ]
     assert (table[-1], after) == ("", "After it.")
