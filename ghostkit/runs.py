@@ -235,13 +235,15 @@ class Run:
         number = self._numbered(history, event)
         moment = history.events[number - 1].step if number else 0
         kept = [(folder, events_at(folder)) for folder in checkpoints(self.folder)]
-        if event == -1 and kept:
-            return KeptNetwork(self._measured(kept[-1][0]), number, step_of(kept[-1][0]))
         known = [(folder, count) for folder, count in kept if count <= number]
-        if not known:
+        if event == -1 and kept:
+            folder, count = kept[-1]
+            moment = step_of(folder)
+        elif known:
+            before = [(folder, count) for folder, count in known if step_of(folder) <= moment]
+            folder, count = before[-1] if before else known[0]
+        else:
             raise GhostkitError(f"no checkpoint from before growth event {number} was kept in {str(self.folder)!r}")
-        before = [(folder, count) for folder, count in known if step_of(folder) <= moment]
-        folder, count = before[-1] if before else known[0]
         step, model = step_of(folder), self._measured(folder)
         missing = [str(edit) for past in history.events[count:number] for edit in past.edits]
         if missing:

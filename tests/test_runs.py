@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 import torch
-from bit_for_bit import EVERY_KIND
+from bit_for_bit import EVERY_KIND, config
 
 import ghostkit
 from ghostkit import AddBlock, AddBranch, AddIntrinsic, GhostkitError, GrowthEvent, Run, RunConfig
+from ghostkit.events import Grown
 from ghostkit.growth import History, RemoveBlock, RemoveBranch, RemoveIntrinsic, WidenStage
 from ghostkit.holding import LOCK
 from ghostkit.run_folder import RunFolder, checkpoints, step_of
@@ -391,6 +392,14 @@ def test_where_no_checkpoint_was_kept_the_nearest_before_is_given_and_what_it_la
     assert kept.step == 2
     assert kept.note == f"the nearest that was kept, of step 2, lacks {run.events['edits'][1]}"
     assert len(kept.model.growth_history.events) == 1
+
+
+def test_the_network_as_saved_last_says_which_events_came_after_it(tmp_path):
+    trainer = ghostkit.Trainer(config(), tmp_path)
+    next(event for event in trainer if isinstance(event, Grown) and event.event.edits)
+    trainer.close()
+    kept = Run(tmp_path).model_at()
+    assert (kept.event, kept.note[:30]) == (1, "the nearest that was kept, of ")
 
 
 def test_a_later_checkpoint_of_the_same_network_says_when_it_was_saved(folder):
