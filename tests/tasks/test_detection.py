@@ -117,6 +117,20 @@ def test_a_detector_learns_two_images_by_heart(head):
     assert detect(model, images)[0]["labels"][best[0]] == 0
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("head", ["fcos", "retinanet"])
+def test_a_detector_in_half_precision_finds_boxes_to_the_last_pixel(head, dtype):
+    torch.manual_seed(0)
+    options = {"channels": 16, "convolutions": 1, "score_threshold": 0.0}
+    model = build("seedling", CLASSES, 1, task="detection", head=head, head_options=options, stem_stride=2).to(dtype)
+    images = torch.randn(1, 1, 64, 320).to(dtype)
+    (found,) = detect(model, images)
+    assert {found["boxes"].dtype, found["scores"].dtype} == {torch.float32}
+    assert len(found["boxes"]) > 10
+    for narrow, wide in zip(model.places(images)[0], model.places(images.float())[0], strict=True):
+        assert torch.equal(narrow, wide)
+
+
 @pytest.mark.parametrize("head", ["fcos", "retinanet"])
 def test_images_without_objects_and_crowds_have_a_loss_all_the_same(head):
     model, loss = small(head, stem_stride=2), detection_loss()
