@@ -53,6 +53,7 @@ TEST_SHARE = 0.2
 KEPT_BYTES = 512 * 2**20  # a split whose decoded images need no more than this keeps them
 NAMED = 5  # unreadable files that an error names
 ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)  # the EXIF tag, and its values for an image that is stored on its side
+WIDTH, HEIGHT = 0x0100, 0x0101  # tags of a TIFF for the size that it is stored at
 
 
 class Read(NamedTuple):
@@ -247,8 +248,9 @@ def refuse_broken(broken: Sequence[tuple[str, str]], total: int, what: str = "im
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
     """Return the width and height in pixels that an image has once it stands upright."""
-    width, height = image.size
-    return (height, width) if image.getexif().get(ORIENTATION) in SIDEWAYS else (width, height)
+    exif = image.getexif()
+    stored = (exif[WIDTH], exif[HEIGHT]) if image.format == "TIFF" else image.size  # Pillow turns a TIFF's
+    return (stored[1], stored[0]) if exif.get(ORIENTATION) in SIDEWAYS else stored
 
 
 def _check(file: str) -> tuple[bool, str]:

@@ -194,14 +194,15 @@ def test_missing_places_and_damaged_images_are_named(small: Callable[..., str], 
         load(f"coco:{tmp_path / 'nowhere'},{tmp_path / 'boxes.json'}", task="detection")
 
 
-def test_boxes_refer_to_a_photograph_as_it_stands_upright(tmp_path: Path, small: Callable[..., str]) -> None:
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
+def test_boxes_refer_to_a_photograph_as_it_stands_upright(tmp_path: Path, small: Callable[..., str], form: str) -> None:
     name = small(lambda content: [image.update(width=20, height=40) for image in content["images"]] and None)
     exif = Image.Exif()
     exif[0x0112] = 6
     for path in (tmp_path / "images").iterdir():
         with Image.open(path) as image:
             image.load()
-        image.save(path, exif=exif)
+        image.save(path, form, exif=exif)
     data = load(name, task="detection", size=40)
     assert data.train.labels[0].tolist() == [[14, 2, 24, 8, 1, 0]]  # x moved by the black on the left, y as it was
     image = data.train.pixels(torch.tensor([0]))[0]

@@ -79,11 +79,12 @@ def test_a_bilevel_mask_and_a_deep_one_are_read_as_numbers(small: Path) -> None:
     assert found == {(0, 1, 255), (1, 255), (3, 255)}
 
 
-def test_a_mask_fits_a_photograph_as_it_stands_upright(small: Path) -> None:
+@pytest.mark.parametrize("form", ["JPEG", "TIFF"])
+def test_a_mask_fits_a_photograph_as_it_stands_upright(small: Path, form: str) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     with Image.open(small / "images" / "0.jpg") as image:
-        image.rotate(90, expand=True).save(small / "images" / "0.jpg", exif=exif)
+        image.rotate(90, expand=True).save(small / "images" / "0.jpg", form, exif=exif)
     assert len(load(named(small), task="segmentation").train) == 4
 
 
