@@ -8,6 +8,7 @@ are decoded once, scaled like their images but without mixing classes, and kept:
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -29,6 +30,8 @@ __all__ = ["NAMES", "class_names", "mask_read", "paired", "read_masks"]
 NAMES = "classes.txt"  # the name of class 0, 1, ... on each line
 LOSSY = (".jpg", ".jpeg", ".webp")
 WRONG = "masks cannot be used"
+HEAD = 4096  # bytes of a file in which its head lies
+PNG_DEPTH, TIFF_DEPTH = 24, 0x0102  # where the bits of a pixel stand: at this byte, and under this tag
 Pair = tuple[str, str]  # an image and its mask
 
 
@@ -165,7 +168,7 @@ def _mask(file: str, expected: tuple[int, int], size: int, first: int, classes: 
                 f"its pixels are {image.mode} colours; expected class numbers, in grey or with a palette: map each "
                 "colour to its number first"
             )
-        numbers = np.asarray(image).astype(np.int64)  # (H, W)
+        numbers = _numbers(image, file)
     numbers = np.where(numbers == IGNORED, IGNORED, numbers - first)
     odd = numbers[(numbers < 0) | ((numbers >= classes) & (numbers != IGNORED))]
     if odd.size:
@@ -177,3 +180,24 @@ def _mask(file: str, expected: tuple[int, int], size: int, first: int, classes: 
     small = Image.fromarray(numbers.astype(np.uint8)).resize((fit.width, fit.height), Image.Resampling.NEAREST)
     canvas.paste(small, (fit.left, fit.top))
     return torch.from_numpy(np.array(canvas)), int(numbers.max(initial=-1, where=numbers != IGNORED))
+
+
+def _numbers(image: Image.Image, file: str) -> np.ndarray:
+    """Return the numbers (H, W) that an opened mask has in its file.
+
+    Where white is less than 255 there (fewer than 8 bits, or a PGM that says so), Pillow spreads them up to 255, and up
+    to 65535 where a PGM has more; that is undone.
+    """
+    white = spread = 255 if image.mode == "L" else 65535
+    if image.format == "PNG" and image.mode == "L":
+        white = 2 ** _head(file)[PNG_DEPTH] - 1
+    elif image.format == "TIFF" and image.mode == "L":
+        white = 2 ** image.getexif()[TIFF_DEPTH] - 1
+    elif image.format == "PPM" and image.mode != "1":
+        white = int(re.sub(rb"#[^\r\n]*", b"", _head(file)).split()[3])  # behind P5, width and height
+    return np.rint(np.asarray(image).astype(np.int64) * white / spread).astype(np.int64)
+
+
+def _head(file: str) -> bytes:
+    with Path(file).open("rb") as stream:
+        return stream.read(HEAD)

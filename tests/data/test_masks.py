@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +80,46 @@ def test_a_bilevel_mask_and_a_deep_one_are_read_as_numbers(small: Path) -> None:
     assert data.classes == ("0", "1", "2", "3")
     found = {tuple(mask.unique().tolist()) for split in (data.train, data.test) for mask in split.labels}
     assert found == {(0, 1, 255), (1, 255), (3, 255)}
+
+
+def grey_png(numbers: np.ndarray, depth: int) -> bytes:
+    """A grey PNG of so few bits a pixel, which Pillow does not write."""
+    bits = (numbers[..., None] >> np.arange(depth - 1, -1, -1)) & 1
+    rows = np.packbits(bits.reshape(len(numbers), -1), axis=1)
+    head = struct.pack(">IIBBBBB", numbers.shape[1], len(numbers), depth, 0, 0, 0, 0)
+    content = b"".join(b"\0" + row.tobytes() for row in rows)
+    chunks = [(b"IHDR", head), (b"IDAT", zlib.compress(content)), (b"IEND", b"")]
+    written = (struct.pack(">I", len(c)) + n + c + struct.pack(">I", zlib.crc32(n + c)) for n, c in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(written)
+
+
+def grey_tiff(numbers: np.ndarray, depth: int) -> bytes:
+    bits = (numbers[..., None] >> np.arange(depth - 1, -1, -1)) & 1
+    rows = np.packbits(bits.reshape(len(numbers), -1), axis=1).tobytes()
+    height, width = numbers.shape
+    tags = {256: width, 257: height, 258: depth, 259: 1, 262: 1, 273: 8, 277: 1, 278: height, 279: len(rows)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return struct.pack("<2sHI", b"II", 42, 8 + len(rows)) + rows + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+@pytest.mark.parametrize(
+    ("ending", "content"),
+    [
+        *((".png", partial(grey_png, depth=depth)) for depth in (2, 4, 8)),
+        *((".tif", partial(grey_tiff, depth=depth)) for depth in (2, 4, 8)),
+        *((".pgm", lambda n, w=w: b"P5 # mine\n40 20 %d\n" % w + n.tobytes()) for w in (3, 7, 200, 255)),
+        *((".pgm", lambda n, w=w: b"P5\n40 20\n%d\n" % w + n.astype(">u2").tobytes()) for w in (256, 1000, 65535)),
+        (".pgm", lambda numbers: b"P2 40 20 3 " + b" ".join(b"%d" % n for n in numbers.flatten())),
+    ],
+)
+def test_numbers_are_those_of_the_file_however_bright_its_white_is(small: Path, ending: str, content: Any) -> None:
+    numbers = (np.arange(800) % 4).astype(np.uint8).reshape(20, 40)
+    for number in range(5):
+        (small / "masks" / f"{number}.png").unlink()
+        (small / "masks" / f"{number}{ending}").write_bytes(content(numbers))
+    data = load(named(small), task="segmentation", size=40)
+    assert data.classes == ("0", "1", "2", "3")
+    assert torch.equal(data.train.labels[0][10:30], torch.from_numpy(numbers))
 
 
 @pytest.mark.parametrize("form", ["JPEG", "TIFF"])
