@@ -25,7 +25,7 @@ from ghostkit.config import RunConfig
 from ghostkit.costs import macs
 from ghostkit.data.catalog import FOLDER, find_home
 from ghostkit.data.fingerprint import fingerprint
-from ghostkit.data.folders import ImageFiles, reason
+from ghostkit.data.folders import ImageFiles, reason, upright
 from ghostkit.data.loading import ImageData
 from ghostkit.data.loading import load as load_data
 from ghostkit.data.splits import Split, batches
@@ -342,7 +342,7 @@ class Reader:
         """Return the image (C, size, size), or what is wrong with its file: a worker's exception loses its words."""
         try:
             with Image.open(path) as image:
-                return self.transform(image.convert(self.mode))
+                return self.transform(upright(image, self.mode))
         except Exception as error:  # decoders raise whatever they stumble on
             return f"{path!r} ({reason(error)})"
 

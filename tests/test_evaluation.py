@@ -22,6 +22,7 @@ import ghostkit
 from ghostkit import RunConfig, evaluate
 from ghostkit.checkpoint import stored
 from ghostkit.data import batches, load
+from ghostkit.data.folders import ImageFiles
 from ghostkit.errors import GhostkitError
 from ghostkit.nn import build
 from ghostkit.run_folder import last_checkpoint
@@ -185,6 +186,17 @@ def test_a_grey_network_sees_grey_images(tmp_path):
     assert grey.images == 21
     with pytest.raises(GhostkitError, match=r"cannot take the images of 'folder:.*', 3 x 32 x 32"):
         evaluate(path, f"folder:{pictures()}", **SMALL)
+
+
+def test_images_of_16_bits_and_those_taken_sideways_are_read_as_the_data_layer_reads_them(tmp_path):
+    draw, sideways = np.random.default_rng(0), Image.Exif()
+    sideways[0x0112] = 6
+    Image.fromarray(draw.integers(0, 65536, (32, 32), dtype=np.uint16)).save(tmp_path / "deep.png")
+    Image.fromarray(draw.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(tmp_path / "turned.png", exif=sideways)
+    read = ghostkit.evaluation.Reader(32, 32, "bilinear", [0.0] * 3, [1.0] * 3)
+    for file in map(str, tmp_path.iterdir()):
+        expected = ImageFiles([file], 3, 32)[torch.tensor([0])][0]
+        assert torch.equal((read(file) * 255).round().byte(), expected)
 
 
 @pytest.mark.parametrize("batch_size", [4, 64])

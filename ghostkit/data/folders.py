@@ -38,6 +38,7 @@ __all__ = [
     "read_folder",
     "reason",
     "refuse_broken",
+    "upright",
     "upright_size",
 ]
 
@@ -253,13 +254,42 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
     return (stored[1], stored[0]) if exif.get(ORIENTATION) in SIDEWAYS else stored
 
 
+def upright(opened: Image.Image, mode: str) -> Image.Image:
+    """Return an image that was just opened as it stands upright, in 8 bits per channel.
+
+    Args:
+        opened: the image.
+        mode: ``"L"`` (grey) or ``"RGB"``.
+
+    Raises:
+        GhostkitError: if its pixels are numbers of which it is not known what is white.
+    """
+    if pixels := _no_bytes(opened):
+        raise GhostkitError(pixels)
+    image = ImageOps.exif_transpose(opened)
+    if image.mode.startswith("I"):  # 16 bits; convert() would clip them instead of scaling
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
+    if image.mode == "P":  # its transparency may be a table, which only RGBA can hold
+        image = image.convert("RGBA")
+    return image.convert(mode)
+
+
+def _no_bytes(image: Image.Image) -> str:
+    """Return what is wrong with the kind of numbers that an opened image's pixels are ('' if nothing)."""
+    if image.mode == "F":
+        return "its pixels are floating-point numbers; expected 8 or 16 bits per channel"
+    if image.mode == "I" and image.format == "TIFF":  # 16 bits without a sign have modes of their own there
+        return "its pixels are whole numbers of 32 bits, or with a sign; expected 8 or 16 bits per channel"
+    return ""
+
+
 def _check(file: str) -> tuple[bool, str]:
     """Return whether the image is grey, and what is wrong with its file ('' if nothing)."""
     try:
         with Image.open(file) as image:
             grey = image.mode in GREY_MODES
-            if image.mode == "F":
-                return grey, "its pixels are floating-point numbers; expected 8 or 16 bits per channel"
+            if pixels := _no_bytes(image):
+                return grey, pixels
             if image.format == "PNG":
                 image.verify()
             elif image.format == "JPEG" and _ends_as_jpeg(file):
@@ -283,12 +313,7 @@ def _decoded(file: str, channels: int, size: int, whole: bool) -> Tensor:
         with Image.open(file) as opened:
             fit = fitted(*upright_size(opened), size) if whole else None  # before a draft makes it smaller
             opened.draft(None, (2 * size, 2 * size))  # a JPEG may be decoded smaller: much quicker, and never too small
-            image = ImageOps.exif_transpose(opened)
-            if image.mode.startswith("I"):  # 16 bits; convert() would clip them instead of scaling
-                image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
-            if image.mode == "P":  # its transparency may be a table, which only RGBA can hold
-                image = image.convert("RGBA")
-            image = image.convert("L" if channels == 1 else "RGB")
+            image = upright(opened, "L" if channels == 1 else "RGB")
             if fit is None:
                 side = min(image.size)
                 left, top = (image.width - side) / 2, (image.height - side) / 2

@@ -120,9 +120,10 @@ def test_an_image_is_scaled_by_its_short_side_and_cropped_in_the_middle(
     assert torch.allclose(decoded(path, 3, 12).float(), expected.float(), atol=1.0)
 
 
-def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path: Path) -> None:
-    Image.fromarray(np.full((8, 8), 0x8123, np.uint16)).save(tmp_path / "deep.png")
-    assert decoded(tmp_path / "deep.png", 1, 4).unique().tolist() == [0x81]
+@pytest.mark.parametrize("ending", ["png", "tif", "pgm"])
+def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path: Path, ending: str) -> None:
+    Image.fromarray(np.full((8, 8), 0x8123, np.uint16)).save(tmp_path / f"deep.{ending}")
+    assert decoded(tmp_path / f"deep.{ending}", 1, 4).unique().tolist() == [0x81]
 
 
 def test_a_photograph_taken_sideways_stands_upright(tmp_path: Path) -> None:
@@ -193,10 +194,15 @@ def test_bytes_after_the_end_of_a_jpeg_do_no_harm(two_classes: Path) -> None:
     assert len(load(f"folder:{two_classes}").train) == 12
 
 
-def test_floating_point_pixels_are_refused_by_name(two_classes: Path) -> None:
-    Image.fromarray(np.full((8, 8), 0.5, np.float32)).save(two_classes / "dark" / "depth.tif")
-    with pytest.raises(GhostkitError, match=r"depth\.tif.*floating-point"):
+@pytest.mark.parametrize(("dtype", "kind"), [(np.float32, "floating-point"), (np.int32, "whole numbers of 32 bits")])
+def test_pixels_of_which_it_is_not_known_what_is_white_are_refused_by_name(
+    two_classes: Path, dtype: Any, kind: str
+) -> None:
+    Image.fromarray(np.full((8, 8), 200, dtype)).save(two_classes / "dark" / "depth.tif")
+    with pytest.raises(GhostkitError, match=rf"depth\.tif.*{kind}"):
         load(f"folder:{two_classes}")
+    with pytest.raises(GhostkitError, match=rf"depth\.tif.*{kind}"):
+        decoded(two_classes / "dark" / "depth.tif", 1, 8)
 
 
 def test_an_image_that_vanishes_later_is_named_when_it_is_needed(two_classes: Path, monkeypatch: Any) -> None:
