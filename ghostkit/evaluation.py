@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +26,7 @@ from ghostkit.config import RunConfig
 from ghostkit.costs import macs
 from ghostkit.data.catalog import FOLDER, find_home
 from ghostkit.data.fingerprint import fingerprint
-from ghostkit.data.folders import ImageFiles, reason, upright
+from ghostkit.data.folders import ImageFiles, files_by_class, parts_of, reason, upright
 from ghostkit.data.loading import ImageData
 from ghostkit.data.loading import load as load_data
 from ghostkit.data.splits import Split, batches
@@ -127,8 +128,9 @@ def evaluate(
             images, scaled and cropped. So does a checkpoint if one of ``image_size``, ``resize`` and ``interpolation``
             is given; otherwise it and a run get test images as the data layer makes them.
         data: a name from :func:`ghostkit.data.sources`, or ``folder:PATH``; a run's own when None. Others must
-            have the classes of the run, in the same order. Where images are streamed, PATH (or its folder ``val``)
-            holds a folder per class; their sorted names are the classes.
+            have the classes of the run, in the same order. Where images are streamed, PATH holds a folder per class,
+            or parts as the data layer knows them, of which the test images are taken (or those of ``val`` alone); the
+            sorted names of the folders are the classes.
         model: name of the network that the weights belong to; what the file's name contains when None.
         root: the folder that holds the data sets; what the run says, or the usual one, when None.
         batch_size: images per batch.
@@ -273,33 +275,32 @@ def require_same_classes(trained: ImageData, found: ImageData) -> None:
 
 def streamed(data: str, root: str | Path | None, read: Reader, batch_size: int, samples: int | None) -> Images:
     """Return the images of a folder per class, read from disk, scaled and cropped while they are evaluated."""
-    from torch.utils.data import DataLoader, Subset
-    from torchvision.datasets import ImageFolder
+    from torch.utils.data import DataLoader
 
     if data in STREAMED:
         folder = find_home(data, root, download=False) / "val"
     elif data.startswith(FOLDER) and data != FOLDER:
         folder = Path(data.removeprefix(FOLDER)).expanduser()
-        folder = folder / "val" if (folder / "val").is_dir() else folder
     else:
         raise GhostkitError(
             f"data is {data!r}, expected folder:PATH with a folder per class, or {' or '.join(STREAMED)}"
         )
     try:
-        found = ImageFolder(folder, loader=read, allow_empty=True)
-    except (OSError, ValueError) as error:
+        if data not in STREAMED:
+            folder = parts_of(folder)[1] or (folder / "val" if (folder / "val").is_dir() else folder)
+        found = files_by_class(folder)
+    except OSError as error:
         raise GhostkitError(
             f"{str(folder)!r} is no folder with a folder of images per class: {reason(error)}"
         ) from None
-    if not found.samples:
-        raise GhostkitError(
-            f"{str(folder)!r} holds no image in its {len(found.classes)} folders, expected some in each"
-        )
-    order = spread(len(found), samples)
-    workers = min(WORKERS, os.cpu_count() or 1) if len(order) > batch_size else 0
+    pairs = [(file, label) for label, files in enumerate(found.values()) for file in files]
+    if not pairs:
+        raise GhostkitError(f"{str(folder)!r} holds no image in its {len(found)} folders, expected some in each")
+    chosen: Any = [pairs[i] for i in spread(len(pairs), samples).tolist()]
+    workers = min(WORKERS, os.cpu_count() or 1) if len(chosen) > batch_size else 0
     # A generator of its own: evaluating takes nothing from the global random state.
-    options: Any = {"num_workers": workers, "collate_fn": joined, "generator": torch.Generator()}
-    loader = DataLoader(Subset(found, order.tolist()), batch_size, **options)
+    options: Any = {"num_workers": workers, "collate_fn": partial(joined, read), "generator": torch.Generator()}
+    loader = DataLoader(chosen, batch_size, **options)
 
     def whole() -> Iterator[tuple[Tensor, Tensor]]:
         for pixels, targets, broken in loader:
@@ -307,7 +308,7 @@ def streamed(data: str, root: str | Path | None, read: Reader, batch_size: int, 
                 raise GhostkitError(f"cannot read {', '.join(broken)}; repair or remove what is damaged")
             yield pixels, targets
 
-    return Images(data, len(order), len(found.classes), whole())
+    return Images(data, len(chosen), len(found), whole())
 
 
 class Reader:
@@ -347,10 +348,11 @@ class Reader:
             return f"{path!r} ({reason(error)})"
 
 
-def joined(pairs: Sequence[tuple[Tensor | str, int]]) -> tuple[Tensor, Tensor, list[str]]:
-    """Return a batch: images (B, C, H, W), class numbers (B,), and what is wrong with those that are left out."""
-    whole = [(image, label) for image, label in pairs if isinstance(image, Tensor)]
-    broken = [image for image, _ in pairs if isinstance(image, str)]
+def joined(read: Reader, pairs: Sequence[tuple[str, int]]) -> tuple[Tensor, Tensor, list[str]]:
+    """Return files and class numbers as a batch: (B, C, H, W), (B,), and what is wrong with files that are left out."""
+    seen = [(read(file), label) for file, label in pairs]
+    whole = [(image, label) for image, label in seen if isinstance(image, Tensor)]
+    broken = [image for image, _ in seen if isinstance(image, str)]
     images = torch.stack([image for image, _ in whole]) if whole else torch.empty(0)
     return images, torch.tensor([label for _, label in whole]), broken
 

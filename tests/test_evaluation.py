@@ -153,6 +153,24 @@ def test_the_validation_part_of_a_folder_is_taken(tmp_path, weights):
         assert evaluate(weights, data, root=tmp_path, **SMALL).images == 21
 
 
+@pytest.mark.parametrize("names", [("train", "test"), ("Training", "Testing"), ("train", "val", "test")])
+def test_the_test_part_of_a_folder_is_taken_where_there_are_parts(tmp_path, weights, names):
+    for name in names:
+        shutil.copytree(pictures(), tmp_path / "set" / name)
+        if name not in ("test", "Testing"):
+            (tmp_path / "set" / name / "fox" / "0.jpg").unlink()
+    assert evaluate(weights, f"folder:{tmp_path / 'set'}", **SMALL).images == 21
+
+
+def test_what_other_programs_leave_in_a_folder_is_neither_class_nor_image(folder, weights):
+    for name in (".ipynb_checkpoints", "__MACOSX", "apple/.ipynb_checkpoints"):
+        (folder / name).mkdir()
+    for name in ("apple/._0.png", "__MACOSX/._0.png", "apple/.ipynb_checkpoints/0-checkpoint.png"):
+        (folder / name).write_bytes(b"no image")
+    clean, littered = (evaluate(weights, f"folder:{path}", **SMALL) for path in (pictures(), folder))
+    assert (littered.images, littered.metrics, littered.loss) == (21, clean.metrics, clean.loss)
+
+
 def test_evaluating_takes_nothing_from_the_random_state(weights):
     trained()
     before = torch.get_rng_state()

@@ -34,6 +34,8 @@ __all__ = [
     "ImageFiles",
     "Read",
     "channels_of",
+    "files_by_class",
+    "parts_of",
     "read_classes",
     "read_folder",
     "reason",
@@ -122,7 +124,7 @@ def read_folder(path: Path, size: int) -> Read:
     """
     if not path.is_dir():
         raise GhostkitError(f"{str(path)!r} is no folder; expected one that holds a folder of images per class")
-    train, test = _parts(path)
+    train, test = parts_of(path)
     return read_classes(train, test, size, check=True)
 
 
@@ -139,7 +141,7 @@ def read_classes(train: Path, test: Path | None, size: int, *, check: bool) -> R
     Raises:
         GhostkitError: as for :func:`read_folder`.
     """
-    found = _files_by_class(train)
+    found = files_by_class(train)
     _require_classes(train, found)
     classes = tuple(found)
     files, labels = _flattened(found, classes)
@@ -151,7 +153,7 @@ def read_classes(train: Path, test: Path | None, size: int, *, check: bool) -> R
             )
         parts = [([files[i] for i in part.tolist()], labels[part]) for part in (kept, held_out)]
     else:
-        tested = _files_by_class(test)
+        tested = files_by_class(test)
         unknown = [name for name, members in tested.items() if members and name not in found]
         if unknown:
             raise GhostkitError(f"{str(test)!r} has a class {unknown[0]!r} that {str(train)!r} has not")
@@ -173,7 +175,7 @@ def _folders(folder: Path) -> list[Path]:
     return [entry for entry in entries if entry.is_dir() and not entry.name.startswith((".", "__MACOSX"))]
 
 
-def _parts(path: Path) -> tuple[Path, Path | None]:
+def parts_of(path: Path) -> tuple[Path, Path | None]:
     """Return the folders to train and to test on; ``path`` and None where it holds a folder per class."""
     folders = {folder.name.lower(): folder for folder in _folders(path)}
     train = [name for name in folders if name.startswith("train")]
@@ -186,7 +188,7 @@ def _parts(path: Path) -> tuple[Path, Path | None]:
     return path, None
 
 
-def _files_by_class(folder: Path) -> dict[str, list[str]]:
+def files_by_class(folder: Path) -> dict[str, list[str]]:
     """Return the image files below each class folder; sorted, as file systems list them in any order."""
     found: dict[str, list[str]] = {}
     for class_folder in _folders(folder):
