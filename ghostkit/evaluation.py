@@ -7,6 +7,7 @@ images are streamed from a folder per class. Nothing is trained here, and nothin
 
 from __future__ import annotations
 
+import math
 import os
 import time
 import warnings
@@ -153,18 +154,22 @@ def evaluate(
     for name, value in sizes.items():
         if value is not None and (type(value) is not int or value < 1):
             raise GhostkitError(f"{name} is {value!r}, expected a whole number, at least 1")
-    for name, values in {"mean": mean, "std": std}.items():
-        listed = isinstance(values, list | tuple) and all(isinstance(value, int | float) for value in values)
-        if values is not None and (not listed or (name == "std" and 0 in values)):
-            raise GhostkitError(f"{name} is {values!r}, expected a list with a number per channel")
+    require_statistics(mean, std)
     source, place = Path(source), make_fabric(RunConfig(device=device)).device
     network, run = read_network(source, model), Run(source) if is_run(source) else None
+    recipe = history_of(network).recipe or {}
+    task = str(recipe.get("task", "classification"))
     if not data and run is None:
         raise GhostkitError(f"{str(source)!r} does not say what to evaluate it on; give data, such as folder:PATH")
     if source.is_file() or image_size or resize or interpolation:
         if run is not None:
             raise GhostkitError(
                 f"{str(source)!r} is a run, which knows its images; leave image_size, resize and interpolation out"
+            )
+        if task != "classification":
+            raise GhostkitError(
+                f"{str(source)!r} is a network for {task}, which takes whole images with what is known of them; leave "
+                "image_size, resize and interpolation out"
             )
         size = image_size or IMAGE_SIZE
         read = Reader(size, resize or round(size / CROP), interpolation or "bilinear", mean or MEAN, std or STD)
@@ -173,31 +178,45 @@ def evaluate(
         split, found = held(network, run, data or "", root, mean, std, samples)
         passed = batches(split, batch_size, shuffle=False)
         images = Images(found.name, len(split), len(found.classes), passed)
-    recipe = history_of(network).recipe or {}
     known = recipe.get("num_classes", images.classes)
     if known != images.classes:
         raise GhostkitError(
             f"{images.name!r} has {images.classes} classes, but the network in {str(source)!r} tells {known} apart; "
             "expected one for each of its outputs"
         )
-    config, task = run.config if run else RunConfig(), str(recipe.get("task", "classification"))
     if task != "classification":
         return measured_whole(network.to(place), images, source, task, progress)
-    return measured(network.to(place), images, source, config, progress)
+    return measured(network.to(place), images, source, run.config if run else RunConfig(), progress)
+
+
+def require_statistics(mean: Any, std: Any) -> None:
+    """Raise an error if one that is given is no list of finite numbers, or a deviation is not positive."""
+    for name, values in {"mean": mean, "std": std}.items():
+        if values is None:
+            continue
+        listed = isinstance(values, list | tuple) and all(isinstance(value, int | float) for value in values)
+        if not listed or not values or not all(map(math.isfinite, values)) or (name == "std" and min(values) <= 0):
+            kind = "positive number" if name == "std" else "number"
+            raise GhostkitError(f"{name} is {values!r}, expected a list with a {kind} per channel")
 
 
 def measured_whole(network: nn.Module, images: Images, source: Path, task: str, progress: bool) -> Evaluation:
     """Return the scores of a detector or segmenter, which no sum over batches gives."""
     started = time.perf_counter()
+    seen = torch.empty(0)
     with tqdm(total=images.total, unit=" images", desc=source.name, disable=not progress) as bar:
 
         def counted() -> Iterator[tuple[Tensor, Tensor]]:
-            for pixels, targets in images.batches:
-                taken = as_taken(pixels, network)
+            nonlocal seen
+            for seen, targets in images.batches:
+                taken = as_taken(seen, network)
                 yield taken, targets.to(taken.device)
-                bar.update(len(pixels))
+                bar.update(len(seen))
 
-        scores = TASKS[task].evaluate(network, counted(), images.classes)
+        try:
+            scores = TASKS[task].evaluate(network, counted(), images.classes)
+        except RuntimeError as error:
+            raise not_taken(source, images, seen, error) from None
     seconds = time.perf_counter() - started
     return Evaluation(str(source), images.name, scores.metrics(), scores.loss, images.total, seconds)
 
@@ -214,8 +233,7 @@ def measured(network: nn.Module, images: Images, source: Path, config: RunConfig
                     fix_threads(config, taken.device, lambda: size * macs(network, taken))  # noqa: B023
                 scores = classification.evaluate(network, [(taken, targets.to(taken.device))], images.classes)
             except RuntimeError as error:  # such as another number of channels
-                shape = f"{' x '.join(map(str, pixels.shape[1:]))}: {reason(error)}"
-                raise GhostkitError(f"{str(source)!r} cannot take the images of {images.name!r}, {shape}") from None
+                raise not_taken(source, images, pixels, error) from None
             top1 += round(scores.accuracy * size)
             top5 += round(scores.accuracy_top5 * size)
             loss += scores.loss * size
@@ -223,6 +241,12 @@ def measured(network: nn.Module, images: Images, source: Path, config: RunConfig
     n, seconds = images.total, time.perf_counter() - started
     shares = {"accuracy": top1 / n, "accuracy_top5": top5 / n}
     return Evaluation(str(source), images.name, shares, loss / n, n, seconds)
+
+
+def not_taken(source: Path, images: Images, pixels: Tensor, error: Exception) -> GhostkitError:
+    """Return an error that says which images (B, C, H, W) the network does not take, and why."""
+    shape = f"{' x '.join(map(str, pixels.shape[1:]))}: {reason(error)}"
+    return GhostkitError(f"{str(source)!r} cannot take the images of {images.name!r}, {shape}")
 
 
 def held(
@@ -250,6 +274,11 @@ def held(
         raise GhostkitError(
             f"{found.name!r} has images of {made}, but the network grew on {' x '.join(map(str, shape))}"
         )
+    for name, values in {"mean": mean, "std": std}.items():
+        if values is not None and len(values) != found.channels:
+            raise GhostkitError(
+                f"{name} is {values!r}, expected {found.channels} number(s): one for each channel of {found.name!r}"
+            )
     trained, split = own or found, found.test
     require_same_classes(trained, found)
     order = spread(len(split), samples)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -251,7 +251,11 @@ def test_a_class_without_an_image_keeps_its_number(folder, weights):
         ({"samples": 1.5}, r"samples is 1\.5, expected a whole number"),
         ({"interpolation": "cubic"}, "unknown interpolation 'cubic'; known are bilinear, bicubic"),
         ({"mean": "grey"}, "mean is 'grey', expected a list with a number per channel"),
-        ({"std": [0.0, 1.0, 1.0]}, r"std is \[0\.0, 1\.0, 1\.0\], expected a list"),
+        ({"std": [0.0, 1.0, 1.0]}, r"std is \[0\.0, 1\.0, 1\.0\], expected a list with a positive number per channel"),
+        ({"std": [1.0, -0.5, 1.0]}, r"std is \[1\.0, -0\.5, 1\.0\], expected a list with a positive"),
+        ({"std": [float("nan")] * 3}, r"std is \[nan, nan, nan\], expected a list with a positive"),
+        ({"mean": [float("inf")] * 3}, r"mean is \[inf, inf, inf\], expected a list with a number per channel"),
+        ({"mean": []}, r"mean is \[\], expected a list with a number per channel"),
         ({"mean": [0.5]}, r"mean is \[0\.5\] and std .*, expected one number each"),
         ({"device": "abacus"}, "device='abacus' .* cannot be used"),
     ],
@@ -404,6 +408,11 @@ def test_a_run_is_evaluated_on_classes_of_its_own_names_alone(tmp_path):
         ({"model": "seedling"}, "model='seedling', but '.*' is a folder and knows its network"),
         ({"resize": 9}, "is a run, which knows its images; leave image_size, resize and interpolation out"),
         ({"samples": 151}, "samples is 151, but there are 150 images"),
+        (
+            {"mean": [0.5] * 3},
+            r"mean is \[0\.5, 0\.5, 0\.5\], expected 1 number\(s\): one for each channel of 'dig",
+        ),
+        ({"std": [0.5] * 2}, r"std is \[0\.5, 0\.5\], expected 1 number\(s\)"),
         ({"data": f"folder:{pictures()}"}, "has images of 3 x 8 x 8, but the network grew on 1 x 8 x 8"),
         ({"data": "mnits"}, "unknown data 'mnits'; did you mean 'mnist'"),
     ],
@@ -411,6 +420,17 @@ def test_a_run_is_evaluated_on_classes_of_its_own_names_alone(tmp_path):
 def test_what_does_not_fit_a_run_is_refused_in_words(options, message):
     with pytest.raises(GhostkitError, match=message):
         evaluate(trained(), **options)
+
+
+@pytest.mark.parametrize("task", ["detection", "segmentation"])
+def test_images_that_a_network_with_a_head_does_not_take_are_refused_in_words(tmp_path, monkeypatch, task):
+    monkeypatch.setattr(ghostkit.evaluation, "load_data", partial(load, train_samples=8, test_samples=4))
+    classes = 10 if task == "detection" else 11
+    ghostkit.save(build("seedling", classes, 1, task=task, stem_stride=2), tmp_path / "grey")
+    with pytest.raises(GhostkitError, match=r"grey' cannot take the images of 'scenes-colour', 3 x 64 x 64: "):
+        evaluate(tmp_path / "grey", "scenes-colour", device="cpu")
+    with pytest.raises(GhostkitError, match=rf"grey' is a network for {task}, .* leave image_size, resize and"):
+        evaluate(tmp_path / "grey", f"folder:{pictures()}", image_size=32, device="cpu")
 
 
 def test_a_run_without_a_checkpoint_is_refused(tmp_path):
