@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from functools import cache
 from pathlib import Path
@@ -140,6 +141,26 @@ def test_a_difference_that_is_no_number_is_refused(tmp_path, seedling):
     with pytest.raises(GhostkitError, match="differ by nan"):
         export(seedling, tmp_path / "model.pt2", (1, 8, 8))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_difference_that_is_no_number_is_refused_in_whichever_batch_it_is(tmp_path):
+    class Root(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return images.flatten(1).mean(1).sqrt()[:, None]
+
+    images = torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert [bool(Root()(images[:count]).isfinite().all()) for count in exporting.CHECKED] == [True, False]
+    with pytest.raises(GhostkitError, match="differ by nan"):
+        export(Root(), tmp_path / "model.pt2", (1, 8, 8))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("shape", [(28, 28), (1, -2, 28), (1, 0, 28), "1x28x28", (1, 8.0, 8)])
+def test_a_shape_that_is_none_of_an_image_is_quoted(tmp_path, seedling, shape):
+    with pytest.raises(
+        GhostkitError, match=f"image_shape is {re.escape(repr(shape))}, expected channels, height, width"
+    ):
+        export(seedling, tmp_path / "model.pt2", shape)
 
 
 class Listing(nn.Module):
