@@ -84,7 +84,7 @@ def class_names(path: Path) -> tuple[str, ...] | None:
     if not path.is_file():
         return None
     try:
-        names = tuple(line.strip() for line in path.read_text(encoding="utf-8").strip().splitlines())
+        names = tuple(line.strip() for line in path.read_text(encoding="utf-8-sig").strip().splitlines())
     except (OSError, ValueError) as error:
         raise GhostkitError(f"cannot read the names of the classes in {str(path)!r}: {reason(error)}") from None
     if not all(names) or not names or len(set(names)) < len(names) or len(names) > IGNORED:

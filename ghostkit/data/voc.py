@@ -45,7 +45,7 @@ def read_voc_boxes(path: Path, size: int, classes: Names | None = None, *, check
         GhostkitError: if a file is missing or unreadable, or an object in it cannot be meant as it stands.
     """
     images = by_stem(path / "JPEGImages")
-    sets = _sets(path, "Main") or (_all_annotated(path, images), None)
+    sets = _sets(path, "Main", images) or (_all_annotated(path, images), None)
     parts = [None if stems is None else [_objects(path, stem, images) for stem in stems] for stems in sets]
     known = classes or class_names(path / NAMES)
     names = known or tuple(sorted({name for part in parts for _, found, _ in part or () for name, _ in found}))
@@ -72,7 +72,7 @@ def read_voc_masks(path: Path, size: int, classes: Names | None = None, *, check
     images, masks = map(by_stem, folders)
     train, test = (
         None if stems is None else paired(stems, images, masks, *map(str, folders))
-        for stems in _sets(path, "Segmentation") or (sorted(masks), None)
+        for stems in _sets(path, "Segmentation", images) or (sorted(masks), None)
     )
     names = classes or class_names(folders[1] / NAMES)
     return mask_read(train or [], test, size, repr(str(folders[1])), names, check=check)
@@ -88,17 +88,21 @@ def _all_annotated(path: Path, images: Mapping[str, str]) -> list[str]:
     return sorted(images)
 
 
-def _sets(path: Path, kind: str) -> tuple[list[str], list[str]] | None:
-    """Return the names in ``train.txt`` and ``val.txt``; None if the two are not there."""
+def _sets(path: Path, kind: str, images: Mapping[str, str]) -> tuple[list[str], list[str]] | None:
+    """Return the names in ``train.txt`` and ``val.txt``; None if the two are not there.
+
+    A line is the name of an image, which may have spaces in it, or begins with one: VOC writes 1 or -1 behind it.
+    """
     files = [path / "ImageSets" / kind / name for name in ("train.txt", "val.txt")]
     if not all(file.is_file() for file in files):
         return None
     try:
-        train, test = ([line.split()[0] for line in file.read_text().splitlines() if line.strip()] for file in files)
+        read = [map(str.strip, file.read_text(encoding="utf-8-sig").splitlines()) for file in files]
     except (OSError, ValueError) as error:
         raise GhostkitError(
             f"cannot read which images are for what in {str(files[0].parent)!r}: {reason(error)}"
         ) from None
+    train, test = ([line if line in images else line.split()[0] for line in lines if line] for lines in read)
     for names, file in zip((train, test), files, strict=True):
         twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
         if twice is not None:

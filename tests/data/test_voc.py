@@ -139,8 +139,8 @@ def test_a_document_type_is_refused_in_every_encoding(small: Callable[..., Path]
 
 def with_sets(home: Path, train: str, val: str) -> None:
     (home / "ImageSets" / "Main").mkdir(parents=True)
-    (home / "ImageSets" / "Main" / "train.txt").write_text(train)
-    (home / "ImageSets" / "Main" / "val.txt").write_text(val)
+    (home / "ImageSets" / "Main" / "train.txt").write_text(train, encoding="utf-8")
+    (home / "ImageSets" / "Main" / "val.txt").write_text(val, encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -174,6 +174,19 @@ def test_a_folder_with_something_missing_is_refused_by_name(
     change(home)
     with pytest.raises(GhostkitError, match=complaint):
         load(f"voc:{home}", task="detection")
+
+
+@pytest.mark.parametrize(("name", "behind"), [("a dog", ""), ("dog", "  1"), ("dog", " -1")])
+def test_lists_may_begin_with_a_byte_order_mark_and_names_of_images_have_spaces(
+    small: Callable[..., Path], name: str, behind: str
+) -> None:
+    home = small()
+    for folder, ending in (("JPEGImages", "jpg"), ("Annotations", "xml")):
+        (home / folder / f"0.{ending}").rename(home / folder / f"{name}.{ending}")
+    with_sets(home, f"\ufeff1\n {name}{behind}\n2\n", "\ufeff3\n4\n")
+    (home / "classes.txt").write_text("\ufeffdog\ncat", encoding="utf-8")
+    data = load(f"voc:{home}", task="detection")
+    assert (data.classes, len(data.train), len(data.test)) == (("dog", "cat"), 3, 2)
 
 
 def test_a_folder_without_any_object_is_refused(small: Callable[..., Path]) -> None:
