@@ -126,10 +126,13 @@ def detector(
     """
     if head not in HEADS:
         raise GhostkitError(f"head={head!r} is no detection head; expected one of {', '.join(HEADS)}")
-    if channels < GROUP or channels % GROUP or convolutions < 1:
+    counts = (channels, convolutions, finest_stride, detections)
+    whole = all(isinstance(count, int) and count > 0 for count in counts) and channels % GROUP == 0
+    if not whole or not isinstance(score_threshold, int | float) or not 0 <= score_threshold < 1:
         raise GhostkitError(
-            f"a detector with channels={channels} and convolutions={convolutions}: expected a multiple of {GROUP}, "
-            "and at least 1"
+            f"a detector with channels={channels!r}, convolutions={convolutions!r}, finest_stride={finest_stride!r}, "
+            f"detections={detections!r} and score_threshold={score_threshold!r}: expected whole numbers from 1 on, "
+            f"channels that are a multiple of {GROUP}, and a threshold in [0, 1)"
         )
     tapped = taps_of(host, in_channels)
     tapped = tapped[finest(tapped, finest_stride) :]

@@ -69,10 +69,12 @@ def segmenter(
     """
     if head not in HEADS:
         raise GhostkitError(f"head={head!r} is no segmentation head; expected one of {', '.join(HEADS)}")
-    if channels < 1 or len(rates) != 3 or min(rates) < 1 or not 0 <= dropout < 1:
+    three = isinstance(rates, list | tuple) and len(rates) == 3
+    whole = three and all(isinstance(count, int) and count > 0 for count in (channels, finest_stride, *rates))
+    if not whole or not isinstance(dropout, int | float) or not 0 <= dropout < 1:
         raise GhostkitError(
-            f"a segmenter with channels={channels}, rates={rates} and dropout={dropout}: expected three rates, all "
-            "positive, and a dropout in [0, 1)"
+            f"a segmenter with channels={channels!r}, finest_stride={finest_stride!r}, rates={rates!r} and "
+            f"dropout={dropout!r}: expected whole numbers from 1 on, three rates, and a dropout in [0, 1)"
         )
     tapped = taps_of(host, in_channels)
     fine, last = finest(tapped, finest_stride), len(tapped) - 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import shlex
 from collections.abc import Callable, Mapping
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,7 @@ def build(
         **options: further arguments of the network's class; they override the variant's own numbers.
 
     Raises:
-        GhostkitError: if the name or an option is unknown, or the weights do not fit.
+        GhostkitError: if the name or an option is unknown, a number is out of range, or the weights do not fit.
 
     >>> build("seedling", num_classes=10, in_channels=1)(torch.zeros(2, 1, 28, 28)).shape
     torch.Size([2, 10])
@@ -132,6 +133,9 @@ def build(
         near = difflib.get_close_matches(name, VARIANTS, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise GhostkitError(f"unknown model {name!r}; {hint}known are {', '.join(VARIANTS)}")
+    for argument, value in {"num_classes": num_classes, "in_channels": in_channels}.items():
+        if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+            raise GhostkitError(f"build({name!r}, {argument}={value!r}): expected a whole number, at least 1")
     make, numbers = VARIANTS[name]
     if task not in HEADED and (task != "classification" or head is not None or head_options):
         raise GhostkitError(

@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -48,6 +49,14 @@ def test_every_name_builds_a_network_that_remembers_its_recipe() -> None:
         assert model.recipe.items() >= {"name": name, "num_classes": 4, "in_channels": 2, "cheap_kernel": 5}.items()
         assert str(build(**json.loads(json.dumps(model.recipe)))) == str(model)
         assert model.eval()(torch.randn(1, 2, 32, 32)).shape == (1, 4)
+
+
+@pytest.mark.parametrize("name", ["ghostnet_100", "ghost_resnet20", "ghost_mobilenet_v2", "ghost_mobilenet_v3_small"])
+@pytest.mark.parametrize("argument", ["num_classes", "in_channels"])
+@pytest.mark.parametrize("value", [0, -1, "10", 2.0, True])
+def test_numbers_of_classes_and_channels_that_are_none_are_quoted(name: str, argument: str, value: Any) -> None:
+    with pytest.raises(GhostkitError, match=rf"build\('{name}', {argument}={value!r}\): expected a whole number"):
+        build(name, **{argument: value})
 
 
 def test_options_override_the_numbers_of_a_variant() -> None:

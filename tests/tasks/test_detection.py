@@ -148,6 +148,14 @@ def test_images_without_objects_and_crowds_have_a_loss_all_the_same(head):
     [
         ({"head": "lraspp"}, "head='lraspp' is no detection head; expected one of fcos, retinanet"),
         ({"head_options": {"channels": 6}}, "channels=6.*a multiple of 4"),
+        ({"head_options": {"channels": 12.0}}, r"channels=12\.0.*whole numbers from 1 on"),
+        ({"head_options": {"convolutions": 2.5}}, r"convolutions=2\.5.*whole numbers from 1 on"),
+        ({"head_options": {"finest_stride": "4"}}, "finest_stride='4'.*whole numbers from 1 on"),
+        *(({"head_options": {"detections": count}}, f"detections={count!r}.*whole numbers") for count in (0, -1, "a")),
+        *(
+            ({"head_options": {"score_threshold": least}}, rf"score_threshold={least!r}.*a threshold in \[0, 1\)")
+            for least in (2.0, -0.1, float("nan"), "x")
+        ),
         ({"head_options": {"color": 6}}, r"build\('seedling', task='detection', head_options=.*color"),
         ({"head_options": {"finest_stride": 64}}, "no stage ends at stride 64 or more; the host's stages end at 2, 4"),
         ({"task": "tracking"}, r"task='tracking'.*one of detection, segmentation"),

@@ -90,6 +90,11 @@ def test_a_segmenter_learns_an_image_by_heart(head):
     [
         ({"head": "fcos"}, "head='fcos' is no segmentation head; expected one of lraspp, deeplabv3"),
         ({"head_options": {"rates": [1, 2]}}, r"rates=\[1, 2\].*three rates"),
+        ({"head_options": {"rates": [1.5, 2, 3]}}, r"rates=\[1\.5, 2, 3\].*whole numbers from 1 on"),
+        ({"head_options": {"rates": [1, 2, "a"]}}, r"rates=\[1, 2, 'a'\].*whole numbers from 1 on"),
+        ({"head_options": {"rates": 3}}, "rates=3.*three rates"),
+        ({"head_options": {"channels": "x"}}, "channels='x'.*whole numbers from 1 on"),
+        ({"head_options": {"dropout": "x"}}, r"dropout='x'.*a dropout in \[0, 1\)"),
         ({"head_options": {"dropout": 1.0}}, r"dropout=1\.0.*a dropout in \[0, 1\)"),
     ],
 )
