@@ -152,7 +152,8 @@ def _require_enough(train: Labelled, task: Task, name: str, train_samples: int |
             seen |= set(mask.unique().tolist()) - {IGNORED}
             if len(seen) > 1:
                 break
-        enough, lack, wanted = len(seen) > 1, "have masks of one class", "two classes or more"
+        enough, lack = len(seen) > 1, "have masks of one class"
+        wanted = f"two classes or more ({IGNORED} in a mask says that a pixel's class is left open)"
     if not enough:
         raise GhostkitError(
             f"the training images of {name!r} (train_samples={train_samples}) {lack}, expected {wanted}; "

@@ -136,6 +136,11 @@ def all_alike(home: Path) -> None:
         saved(path, np.ones((20, 40)))
 
 
+def black_and_white(home: Path) -> None:
+    for path in (home / "masks").iterdir():
+        saved(path, [[0] * 20 + [255] * 20] * 20)
+
+
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
@@ -167,6 +172,7 @@ def all_alike(home: Path) -> None:
         (lambda home: (home / "masks").rename(home / "elsewhere"), "masks' is no folder"),
         (lambda home: (home / "images").rename(home / "elsewhere"), "images' is no folder"),
         (all_alike, "have masks of one class, expected two classes or more"),
+        (black_and_white, r"have masks of one class, expected two .*\(255 in a mask says that a pixel's class is left"),
         (
             lambda home: [p.unlink() for n in range(1, 5) for p in home.rglob(f"{n}.*")],
             r"has 1 image\(s\), expected two",
