@@ -103,6 +103,8 @@ def ghostify(
     if init == "decompose" and images is None:
         raise GhostkitError("ghostify(init='decompose') fits the new weights to images: give it a batch, images=...")
     chosen = choices(model, ratio, cheap_kernel, keep)
+    if images is not None:
+        require_fitting(model, images)
     if init == "decompose" and images is not None:
         new, missed = decomposed(model, images, ratio, cheap_kernel, keep)
     else:
@@ -128,6 +130,18 @@ def ghostify(
     report = GhostReport(pd.DataFrame(rows), pd.DataFrame.from_dict(priced, orient="index"), init, recipe)
     object.__setattr__(new, "ghost_report", report)
     return new
+
+
+def require_fitting(model: nn.Module, images: Tensor) -> None:
+    """Raise an error that quotes the shape and type of ``images`` (B, C, H, W) if ``model`` does not take them."""
+    try:
+        with costs.evaluating(model):
+            model(images[:1])
+    except RuntimeError as error:
+        raise GhostkitError(
+            f"ghostify(images=...): {type(model).__name__} does not take images of "
+            f"{' x '.join(map(str, images.shape[1:]))} in {images.dtype}: {' '.join(str(error).split())[:300]}"
+        ) from None
 
 
 def priced_on(model: nn.Module, images: Tensor | None) -> dict[str, float]:

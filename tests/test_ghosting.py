@@ -132,6 +132,12 @@ def test_decomposing_prints_what_the_ghost_modules_miss() -> None:
         ({"init": "decompose"}, ["images=..."]),
         ({"init": "decompose", "images": torch.zeros(1, 3, 12, 12)}, ["got 1 image"]),
         ({"ratio": -1}, ["ratio=-1"]),
+        ({"images": torch.zeros(2, 1, 12, 12)}, ["Own does not take images of 1 x 12 x 12 in torch.float32"]),
+        ({"images": torch.zeros(2, 3, 12, 12).byte()}, ["Own does not take images of 3 x 12 x 12 in torch.uint8"]),
+        (
+            {"init": "decompose", "images": torch.zeros(2, 1, 12, 12)},
+            ["Own does not take images of 1 x 12 x 12 in torch.float32"],
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_and_quoted(arguments, words) -> None:

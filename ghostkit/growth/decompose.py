@@ -29,6 +29,7 @@ from ghostkit.errors import GhostkitError
 from ghostkit.growth.channels import ChannelMap
 from ghostkit.growth.gain import padded
 from ghostkit.growth.layers import widen_in, widen_out
+from ghostkit.growth.precision import widened
 from ghostkit.growth.sites import Site, channel_sites, traces
 from ghostkit.growth.surgery import Surgery
 from ghostkit.nn.ghost import GhostModule
@@ -72,7 +73,9 @@ def decomposed(
         raise GhostkitError(f"init='decompose' needs a few batches of images to fit to; got {len(images)} image(s)")
     generator = generator or torch.Generator().manual_seed(0)
     replaced = [choice.path for choice in choices(model, ratio, cheap_kernel, keep) if not choice.why]
-    dense = copy.deepcopy(model)
+    dense, given, images = copy.deepcopy(model), images.dtype, widened(images)
+    if images.dtype != given:  # least squares and rounding: the network comes back as narrow as it was
+        dense = dense.to(images.dtype)
     bring_into_order(dense, replaced, images, ratio, cheap_kernel, generator)
     new = ghosted(dense, ratio, cheap_kernel, keep)
     targets: dict[str, Sample] = {}
@@ -103,6 +106,8 @@ def decomposed(
     handles = [module.register_forward_pre_hook(fit(path)) for path, module in modules.items()]
     with evaluating(new), listening(handles), taking_statistics(new):
         new(images)
+    if images.dtype != given:
+        new = new.to(given)
     return new, {path: errors[path] for path in replaced if path in errors}
 
 

@@ -131,6 +131,16 @@ def test_a_network_that_cannot_be_traced_is_decomposed_in_the_order_it_has() -> 
     assert missed.keys() == {"2"}
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_a_network_in_half_precision_is_decomposed_in_full_and_comes_back_in_half(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    model, images = Hidden().to(dtype), torch.randn(8, 3, 12, 12).to(dtype)
+    ghost, missed = decomposed(model, images)
+    _, expected = decomposed(copy.deepcopy(model).float(), images.float())
+    assert missed == expected
+    assert {tensor.dtype for tensor in (*ghost.parameters(), *model.parameters(), ghost(images))} == {dtype}
+
+
 def test_a_single_image_is_refused() -> None:
     with pytest.raises(GhostkitError, match=r"needs a few batches of images to fit to; got 1 image"):
         decomposed(Hidden(), torch.randn(1, 3, 12, 12))
