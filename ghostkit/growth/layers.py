@@ -86,32 +86,42 @@ def is_channelwise(layer: nn.Module) -> bool:
     its channels to themselves, as BN and SE do.
     """
     if isinstance(layer, nn.Conv2d):
-        return is_depthwise(layer)
-    return isinstance(layer, CHANNELWISE_LAYERS) or (knows(widen_out, layer) and not knows(widen_in, layer))
+        return is_depthwise(layer) and holds(widen_out, layer)
+    return isinstance(layer, CHANNELWISE_LAYERS) or (holds(widen_out, layer) and not knows(widen_in, layer))
 
 
 def is_consumer(layer: nn.Module) -> bool:
     """Return whether :func:`widen_in` has a rule for ``layer``."""
-    if isinstance(layer, nn.Conv2d):
-        return layer.groups == 1
-    return knows(widen_in, layer)
+    return holds(widen_in, layer) and not (isinstance(layer, nn.Conv2d) and layer.groups > 1)
 
 
 def is_producer(layer: nn.Module) -> bool:
     """Return whether ``layer`` makes channels of its own that growth can add to."""
     if isinstance(layer, nn.Conv2d):
-        return layer.groups == 1
-    return isinstance(layer, GhostModule) or (knows(widen_out, layer) and knows(widen_in, layer))
+        return layer.groups == 1 and holds(widen_out, layer)
+    return isinstance(layer, GhostModule) or (holds(widen_out, layer) and holds(widen_in, layer))
 
 
 def has_rule(layer: nn.Module) -> bool:
-    """Return whether ``layer`` is widened by a rule of its own, and so is not looked into when tracing."""
+    """Return whether there is a rule for layers of this kind, which are therefore not looked into when tracing."""
     return knows(widen_in, layer) or knows(widen_out, layer)
 
 
 def knows(rules: Any, layer: nn.Module) -> bool:
     """Return whether the ``singledispatch`` function ``rules`` has a rule for this kind of layer."""
     return rules.dispatch(type(layer)) is not rules.dispatch(object)
+
+
+def holds(rules: Any, layer: nn.Module) -> bool:
+    """Return whether ``rules`` has a rule that ``layer`` keeps: an inherited one, if it computes as that class does.
+
+    A convolution that standardises its weights over all that it reads, say, is none of PyTorch's. A BN that has an
+    activation of its own, as timm's, still leaves each channel to itself.
+    """
+    kind = type(layer)
+    ruled = next(base for base in kind.__mro__ if base in rules.registry)
+    alike = all(getattr(kind, name, None) is getattr(ruled, name, None) for name in ("forward", "_conv_forward"))
+    return knows(rules, layer) and (alike or issubclass(ruled, nn.BatchNorm2d))
 
 
 def reader(consumer: nn.Module) -> nn.Module:

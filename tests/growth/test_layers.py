@@ -61,6 +61,50 @@ class Rest(nn.Module):
         return x + self.bn(self.conv(x))
 
 
+class Standardised(nn.Conv2d):
+    """A convolution whose weights are standardised over all that it reads."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean, deviation = self.weight.mean((1, 2, 3), keepdim=True), self.weight.std((1, 2, 3), keepdim=True)
+        return self._conv_forward(x, (self.weight - mean) / (deviation + 1e-5), self.bias)
+
+
+class Same(nn.Conv2d):
+    """A convolution that pads by the size that it finds, which no trace knows."""
+
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return super()._conv_forward(F.pad(x, (-x.shape[3] % 2 if x.shape[3] > 2 else 0, 0)), weight, bias)
+
+
+class Cosine(nn.Linear):
+    """A head that compares directions."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(F.normalize(x), F.normalize(self.weight))
+
+
+class Named(nn.Conv2d):
+    """A convolution as any other, by another name."""
+
+
+class Halved(nn.Conv2d):
+    """A convolution with a forward and rules of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) / 2
+
+
+class Activated(nn.BatchNorm2d):
+    """BN and activation in one layer, as timm has them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(super().forward(x))
+
+
+for rule in (widen_in, widen_out):
+    rule.register(Halved)(rule.dispatch(nn.Conv2d))
+
+
 @widen_in.register(Mix)
 def _(layer: Mix, channels: ChannelMap, surgery: Surgery) -> None:
     surgery.remap(layer, "weight", 1, channels, shared=True)
@@ -95,11 +139,30 @@ def _(block: Rest, hidden: int | None = None) -> tuple[nn.Module, tuple[str, str
         (nn.Softmax(1), False, False),
         (Mix(4, 4), False, True),
         (Shift(4), True, False),
+        (Standardised(4, 4, 3), False, False),
+        (Standardised(4, 4, 3, groups=4), False, False),
+        (Same(4, 4, 3), False, False),
+        (Cosine(4, 4), False, False),
+        (Named(4, 4, 3), False, True),
+        (Halved(4, 4, 3), False, True),
+        (Halved(4, 4, 3, groups=4), True, False),
+        (Activated(4), True, False),
     ],
     ids=lambda value: type(value).__name__,
 )
 def test_a_layer_is_known_for_what_it_does_to_channels(layer: nn.Module, channelwise: bool, consumer: bool) -> None:
     assert (is_channelwise(layer), is_consumer(layer)) == (channelwise, consumer)
+
+
+def test_a_layer_that_computes_otherwise_than_the_class_it_inherits_its_rule_from_stops_growth_at_it_alone() -> None:
+    middle = [Standardised(6, 6, 3), Activated(6), Same(6, 5, 1), nn.Conv2d(5, 4, 1), Activated(4), Halved(4, 4, 1)]
+    model = nn.Sequential(nn.Conv2d(3, 6, 1), *middle, nn.ReLU(), nn.Conv2d(4, 8, 1), nn.Flatten(), Cosine(8 * 36, 2))
+    model = model.double().eval()
+    assert [site.id for site in sites(model)] == ["4", "6"]
+    images = torch.randn(8, 3, 8, 8, dtype=torch.float64)
+    before = model(images)
+    grow(model, [WidenStage("4", 2), WidenStage("6", 2)])
+    torch.testing.assert_close(model(images), before, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize(
