@@ -23,7 +23,7 @@ from ghostkit.costs import evaluating
 from ghostkit.devices import as_taken
 from ghostkit.errors import GhostkitError
 from ghostkit.growth.history import history_of
-from ghostkit.growth.sites import trace
+from ghostkit.growth.tracing import trace
 from ghostkit.nn.ghost import CheapLayer, GhostModule
 
 __all__ = ["deploy"]

@@ -30,8 +30,9 @@ from ghostkit.growth.channels import ChannelMap
 from ghostkit.growth.gain import padded
 from ghostkit.growth.layers import widen_in, widen_out
 from ghostkit.growth.precision import widened
-from ghostkit.growth.sites import Site, channel_sites, traces
+from ghostkit.growth.sites import Site, channel_sites
 from ghostkit.growth.surgery import Surgery
+from ghostkit.growth.tracing import traces
 from ghostkit.nn.ghost import GhostModule
 from ghostkit.nn.ghostify import choices, ghosted
 

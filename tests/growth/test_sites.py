@@ -143,17 +143,6 @@ class Broadcast(nn.Module):
         return self.head(F.adaptive_avg_pool2d(self.last(x + self.map(x)), 1).flatten(1))
 
 
-class Branching(nn.Module):
-    """A forward that looks at values cannot be traced."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.ghost = GhostModule(3, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.ghost(x) if x.sum() > 0 else x
-
-
 def test_a_users_own_network_has_a_site_wherever_channels_reach_their_consumers_alone() -> None:
     assert sites(Own(), torch.randn(2, 3, 6, 6)) == [
         Site("read", "width", ("read",), ("norm",), ("one", "two")),
@@ -339,14 +328,6 @@ def test_an_example_that_the_network_does_not_accept_is_refused_and_the_mode_kep
     assert all(module.training for module in model.modules())
 
 
-def test_a_network_that_cannot_be_traced_is_refused_with_the_reason() -> None:
-    with pytest.raises(GhostkitError, match=r"Branching cannot be traced.*control flow") as caught:
-        sites(Branching())
-    line = "'return self.ghost(x) if x.sum() > 0 else x' (test_sites.py, line "
-    assert f"It stopped at {line}" in str(caught.value), "the line is the user's own"
-    assert "write the line with tensor operations alone" in str(caught.value)
-
-
 @pytest.mark.parametrize("aux_in_training", [True, False])
 @pytest.mark.parametrize("training", [True, False])
 def test_what_either_mode_reads_is_widened_whichever_the_network_is_in(aux_in_training: bool, training: bool) -> None:
@@ -365,15 +346,6 @@ def test_what_either_mode_reads_is_widened_whichever_the_network_is_in(aux_in_tr
     for old, new in zip(before, model.train(False)(images), strict=True):
         torch.testing.assert_close(new, old, rtol=1e-10, atol=1e-10)
     assert len(model.train(True)(images)) == 1 + aux_in_training
-
-
-def test_the_mode_that_cannot_be_traced_is_named() -> None:
-    class Deciding(Branching):
-        def forward(self, x: Tensor) -> Tensor:
-            return self.ghost(x) if self.training else super().forward(x)
-
-    with pytest.raises(GhostkitError, match="Deciding cannot be traced in eval mode"):
-        sites(Deciding())
 
 
 def test_a_row_takes_a_block_where_the_forward_would_call_it() -> None:
@@ -410,26 +382,6 @@ def test_rows_outside_of_the_part_that_grows_do_not(inside: str, rows: list[str]
 
 def test_channels_of_which_a_part_is_broadcast_do_not_grow() -> None:
     assert [site.id for site in sites(Broadcast())] == ["last"]
-
-
-def test_hooks_are_not_run_by_a_trace_and_are_still_there_after(host: Callable) -> None:
-    model, images, _ = host("ghost_resnet20")
-    means: list[float] = []
-    block = model.layer1[1]
-    handles = [
-        block.register_forward_hook(lambda layer, inputs, output: means.append(float(output.detach().mean()))),
-        block.register_forward_pre_hook(lambda layer, inputs: means.append(float(inputs[0].detach().mean()))),
-    ]
-    known = sites(model)
-    assert not means
-    model(images)
-    assert len(means) == 2
-    grow(model, WidenStage(next(site.id for site in known if site.axis == "stream"), 2))
-    assert len(means) == 2
-    for handle in handles:
-        handle.remove()
-    model(images)
-    assert len(means) == 2
 
 
 def test_a_site_that_does_not_exist_is_refused_with_those_that_do() -> None:

@@ -21,7 +21,7 @@ from torch.func import functional_call
 from ghostkit import costs
 from ghostkit.checkpoint import load, save
 from ghostkit.growth import AddBlock, grow, history_of, undo
-from ghostkit.growth.sites import trace
+from ghostkit.growth.tracing import trace
 from ghostkit.growth.undo import standing
 
 EDITS = 1000 if os.environ.get("GHOSTKIT_SOAK") else 100

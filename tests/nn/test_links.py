@@ -13,7 +13,7 @@ from torch import nn
 from ghostkit import GhostkitError
 from ghostkit.growth import AddLink, RemoveLink, grow, sites
 from ghostkit.growth.depth import link_places
-from ghostkit.growth.sites import trace
+from ghostkit.growth.tracing import trace
 from ghostkit.nn import GhostBottleneck, GhostNet
 from ghostkit.nn.ghostify import ghosted
 from ghostkit.nn.ghostnet import Row
