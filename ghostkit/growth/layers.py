@@ -68,6 +68,19 @@ CHANNELWISE_LAYERS = (
     nn.Flatten,
 )
 
+# Layers that surely make maps (B, C, H, W).
+MAP_LAYERS = (
+    nn.Conv2d,
+    nn.BatchNorm2d,
+    nn.AvgPool2d,
+    nn.MaxPool2d,
+    nn.AdaptiveAvgPool2d,
+    GhostModule,
+    SqueezeExcite,
+    SqueezeExcitation,
+    CrossLayerLink,
+)
+
 
 def is_depthwise(layer: nn.Module) -> bool:
     """Return whether ``layer`` is a convolution that keeps every channel to itself."""
@@ -77,6 +90,17 @@ def is_depthwise(layer: nn.Module) -> bool:
 def is_weightless(layer: nn.Module) -> bool:
     """Return whether ``layer`` has nothing to widen, and so may be called in several places."""
     return isinstance(layer, CHANNELWISE_LAYERS) or (isinstance(layer, nn.PReLU) and layer.num_parameters == 1)
+
+
+def makes_maps(layer: nn.Module | None, of_maps: bool) -> bool:
+    """Return whether what ``layer`` makes surely has positions behind its channels.
+
+    Args:
+        layer: the layer; None for a function that keeps the shape of what it reads.
+        of_maps: whether it reads such maps.
+    """
+    keeps = layer is None or isinstance(layer, (*CHANNELWISE_LAYERS, nn.PReLU))
+    return isinstance(layer, MAP_LAYERS) or (keeps and of_maps)
 
 
 def is_channelwise(layer: nn.Module) -> bool:
@@ -90,8 +114,15 @@ def is_channelwise(layer: nn.Module) -> bool:
     return isinstance(layer, CHANNELWISE_LAYERS) or (holds(widen_out, layer) and not knows(widen_in, layer))
 
 
-def is_consumer(layer: nn.Module) -> bool:
-    """Return whether :func:`widen_in` has a rule for ``layer``."""
+def is_consumer(layer: nn.Module, of_maps: bool = False) -> bool:
+    """Return whether :func:`widen_in` has a rule for ``layer``; a linear layer reads the positions of maps.
+
+    Args:
+        layer: the layer.
+        of_maps: whether it surely reads maps, with positions behind their channels.
+    """
+    if of_maps and widen_in.dispatch(type(layer)) is widen_in.dispatch(nn.Linear):
+        return False
     return holds(widen_in, layer) and not (isinstance(layer, nn.Conv2d) and layer.groups > 1)
 
 

@@ -72,6 +72,7 @@ CHANNELWISE_FUNCTIONS = {
 }
 CHANNELWISE_METHODS = {"relu", "sigmoid", "tanh", "flatten", "contiguous"}
 ADDITIONS = {operator.add, operator.iadd, torch.add}
+UNROLLING = {(start, end) for start in (1, -3) for end in (-1, 3)}  # from the channels of maps to their last dimension
 
 
 @dataclass(frozen=True)
@@ -247,6 +248,7 @@ def grows(group: Channels, modules: dict[str, nn.Module], counts: Sequence[Count
 def gathered(graphs: Sequence[fx.Graph], modules: dict[str, nn.Module]) -> list[Channels]:
     """Return the groups of values in ``graphs`` that share their channels: those of one layer do in all of them."""
     of: dict[Any, Channels] = {}  # by value, and by layer: what it makes, and its inputs by number
+    maps: set[fx.Node] = set()  # values that surely have positions behind their channels
 
     def tie(*ends: Any) -> Channels:
         """Let ``ends``, of which some are known, have the same channels."""
@@ -261,14 +263,18 @@ def gathered(graphs: Sequence[fx.Graph], modules: dict[str, nn.Module]) -> list[
         return first
 
     for node in chain.from_iterable(graph.nodes for graph in graphs):
-        read = node.all_input_nodes
-        if node.op == "call_module":
-            path, layer = str(node.target), modules[str(node.target)]
+        read, layer = node.all_input_nodes, modules[str(node.target)] if node.op == "call_module" else None
+        flattened = dimensions_flattened(node, layer)
+        regroups = flattened is not None and flattened not in UNROLLING
+        if flattened is None and layers.makes_maps(layer, of_maps=not maps.isdisjoint(read)):
+            maps.add(node)
+        if layer is not None:
+            path = str(node.target)
             if isinstance(layer, CrossLayerLink):
                 source, target = node.args
                 of[source].links_from.append(path)
                 tie(target, node).links_into.append(path)
-            elif len(read) == 1 and layers.is_channelwise(layer):
+            elif len(read) == 1 and layers.is_channelwise(layer) and not regroups:
                 own = [] if layers.is_weightless(layer) else [path]
                 tie(*own, *read, node).through.append(path)
             else:
@@ -277,8 +283,8 @@ def gathered(graphs: Sequence[fx.Graph], modules: dict[str, nn.Module]) -> list[
                 for number, value in enumerate(read):
                     group = tie((path, number), value)
                     group.consumers.append(path)
-                    group.escapes |= not layers.is_consumer(layer)
-        elif read and (
+                    group.escapes |= not layers.is_consumer(layer, of_maps=value in maps)
+        elif (read and not regroups) and (
             (node.op == "call_function" and node.target in CHANNELWISE_FUNCTIONS | ADDITIONS)
             or (node.op == "call_method" and node.target in CHANNELWISE_METHODS)
         ):
@@ -289,6 +295,16 @@ def gathered(graphs: Sequence[fx.Graph], modules: dict[str, nn.Module]) -> list[
                 for value in read:
                     of[value].escapes = True
     return list(dict.fromkeys(of.values()))
+
+
+def dimensions_flattened(node: fx.Node, layer: nn.Module | None) -> tuple[Any, Any] | None:
+    """Return the first and the last dimension that ``node`` makes one of; None if it does not flatten."""
+    if isinstance(layer, nn.Flatten):
+        return layer.start_dim, layer.end_dim
+    if node.target not in (torch.flatten, "flatten"):
+        return None
+    given = dict(zip(("input", "start_dim", "end_dim"), node.args, strict=False)) | node.kwargs
+    return given.get("start_dim", 0), given.get("end_dim", -1)
 
 
 def depth_sites(host: nn.Module, graphs: Sequence[fx.Graph]) -> Iterator[Site]:

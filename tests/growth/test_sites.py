@@ -13,9 +13,23 @@ from torchvision.models.resnet import BasicBlock
 
 from ghostkit.errors import GhostkitError
 from ghostkit.ghosting import ghostify
-from ghostkit.growth import AddBlock, AddBranch, AddLink, Edit, NarrowStage, Site, WidenStage, grow, sites, undo
+from ghostkit.growth import (
+    AddBlock,
+    AddBranch,
+    AddLink,
+    Edit,
+    NarrowStage,
+    Site,
+    WidenStage,
+    grow,
+    sites,
+    undo,
+    widen_out,
+)
+from ghostkit.growth.channels import ChannelMap
 from ghostkit.growth.depth import link_places
 from ghostkit.growth.sites import find, units
+from ghostkit.growth.surgery import Surgery
 from ghostkit.nn import GhostBottleneck, GhostModule, build
 from ghostkit.nn.links import Stage
 
@@ -128,6 +142,18 @@ class Rows(nn.Module):
         if self.training:
             x = self.in_training(x)
         return self.head(F.adaptive_avg_pool2d(x, 1).flatten(1))
+
+
+class Pooled(nn.Module):
+    """A layer of one's own that leaves no positions behind the channels."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3))
+
+
+@widen_out.register(Pooled)
+def _(layer: Pooled, channels: ChannelMap, surgery: Surgery, rows: Tensor | None = None) -> None:
+    pass
 
 
 class Broadcast(nn.Module):
@@ -382,6 +408,44 @@ def test_rows_outside_of_the_part_that_grows_do_not(inside: str, rows: list[str]
 
 def test_channels_of_which_a_part_is_broadcast_do_not_grow() -> None:
     assert [site.id for site in sites(Broadcast())] == ["last"]
+
+
+@pytest.mark.parametrize(
+    ("behind", "grows"),
+    [
+        (lambda x: torch.flatten(x, 1), True),
+        (lambda x: torch.flatten(x, start_dim=-3, end_dim=3), True),
+        (lambda x: F.relu(x.flatten(1)), True),
+        (nn.Flatten(), True),
+        (nn.Sequential(nn.Flatten(), nn.ReLU()), True),
+        (Pooled(), True),
+        (lambda x: x, False),
+        (F.relu, False),
+        (nn.Sequential(nn.ReLU(), nn.BatchNorm2d(4), nn.PReLU(4)), False),
+        (lambda x: x + x, False),
+        (lambda x: x.flatten(2), False),
+        (lambda x: torch.flatten(x, 1, 2), False),
+        (torch.flatten, False),
+        (nn.Flatten(2), False),
+    ],
+)
+def test_a_linear_layer_reads_channels_where_each_is_unrolled_whole_and_positions_anywhere_else(
+    behind: Callable[[Tensor], Tensor], grows: bool
+) -> None:
+    class Read(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.behind, self.head = nn.Conv2d(3, 4, 3, padding=1), behind, nn.LazyLinear(4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.behind(self.stem(x)))
+
+    model, images = Read(), torch.randn(4, 3, 4, 4)
+    before = model(images)
+    assert [site.id for site in sites(model)] == ["stem"] * grows
+    if grows:
+        grow(model, WidenStage("stem", 2))
+        torch.testing.assert_close(model(images), before)
 
 
 def test_a_site_that_does_not_exist_is_refused_with_those_that_do() -> None:
