@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Container
 from functools import singledispatch
-from typing import cast
+from typing import TypeVar, cast
 
 from torch import Tensor, nn
 from torchvision.models import mobilenetv2, mobilenetv3
@@ -27,6 +27,7 @@ from ghostkit.nn.links import unlink
 
 __all__ = [
     "asleep",
+    "copied",
     "hidden_channels",
     "identity_like",
     "is_block",
@@ -39,6 +40,7 @@ __all__ = [
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
+Host = TypeVar("Host", bound=nn.Module)
 ZeroBorn = tuple[nn.Module, tuple[str, str]]
 
 
@@ -144,7 +146,7 @@ def _(block: GhostBottleneck, hidden: int | None = None) -> ZeroBorn:
 @identity_like.register(Bottleneck)
 def _(block: BasicBlock | Bottleneck, hidden: int | None = None) -> ZeroBorn:
     last = block.conv2 if isinstance(block, BasicBlock) else block.conv3
-    new = copy.deepcopy(block)
+    new = copied(block)
     new.downsample, new.stride = None, 1
     return asleep(remade(new, last.out_channels, hidden))
 
@@ -153,7 +155,7 @@ def _(block: BasicBlock | Bottleneck, hidden: int | None = None) -> ZeroBorn:
 @identity_like.register(mobilenetv3.InvertedResidual)
 def _(block: mobilenetv2.InvertedResidual | mobilenetv3.InvertedResidual, hidden: int | None = None) -> ZeroBorn:
     *_, last = (layer for layer in block.modules() if isinstance(layer, nn.BatchNorm2d))
-    new = copy.deepcopy(block)
+    new = copied(block)
     new.use_res_connect, new.stride, new._is_cn = True, 1, False
     return asleep(remade(new, last.num_features, hidden))
 
@@ -213,6 +215,21 @@ def remade(block: nn.Module, channels: int, hidden: int | None = None) -> nn.Mod
         parent, _, name = path.rpartition(".")
         setattr(block.get_submodule(parent), name, new)
     return block
+
+
+def copied(host: Host) -> Host:
+    """Return a copy of ``host``, in which tensors that it computed and keeps, as pruned weights, stay as they are.
+
+    Raises:
+        GhostkitError: if it keeps some where they are not found, as in a list: PyTorch does not copy them.
+    """
+    kept = [value for part in host.modules() for value in vars(part).values() if isinstance(value, Tensor)]
+    try:
+        return copy.deepcopy(host, {id(value): value.detach().clone() for value in kept})
+    except RuntimeError as error:
+        raise GhostkitError(
+            f"{type(host).__name__} cannot be copied: {error}. It keeps what a forward computed; keep it detached"
+        ) from error
 
 
 def unhook(host: nn.Module) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from ghostkit.costs import LatencyTable
 from ghostkit.errors import GhostkitError, ProbeError
-from ghostkit.growth.blocks import unhook
+from ghostkit.growth.blocks import copied, unhook
 from ghostkit.growth.edits import INITS, KINDS, AddBlock, AddBranch, AddIntrinsic, Growth, WidenStage, take_down
 from ghostkit.growth.gain import fisher_gain, per_sample_gradient
 from ghostkit.growth.layers import reader
@@ -87,7 +86,8 @@ def candidates(
     Raises:
         ProbeError: if the batch cannot tell what should grow: one image, labels that are all equal, values that are not
             finite.
-        GhostkitError: if an argument is unknown, the model has no site, or all that could grow is frozen.
+        GhostkitError: if an argument is unknown, the model has no site or cannot be copied, or all that could grow is
+            frozen.
     """
     inits = (how,) if isinstance(how, str) else tuple(how)
     generator = generator or torch.Generator().manual_seed(0)
@@ -202,7 +202,7 @@ def check_probe(images: Any, targets: Any) -> None:
 
 def scratch_copy(model: nn.Module) -> nn.Module:
     """Return a copy of ``model`` in train mode without dropout, hooks, history or gradients, to be used up."""
-    scratch = copy.deepcopy(model)
+    scratch = copied(model)
     unhook(scratch)
     for module in scratch.modules():
         if isinstance(module, nn.Dropout | nn.Dropout2d):

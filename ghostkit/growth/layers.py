@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 from torchvision.ops import SqueezeExcitation
 
 from ghostkit.errors import GhostkitError
@@ -153,6 +154,20 @@ def holds(rules: Any, layer: nn.Module) -> bool:
     ruled = next(base for base in kind.__mro__ if base in rules.registry)
     alike = all(getattr(kind, name, None) is getattr(ruled, name, None) for name in ("forward", "_conv_forward"))
     return knows(rules, layer) and (alike or issubclass(ruled, nn.BatchNorm2d))
+
+
+def computes_weights(layer: nn.Module) -> bool:
+    """Return whether a weight in ``layer`` is no parameter but computed from some, as weight norm and pruning have it.
+
+    Such a tensor lies on its layer as a plain attribute, beside parameters called after it (``weight_orig``).
+    """
+
+    def is_computed(part: nn.Module) -> bool:
+        plain = [name for name, value in vars(part).items() if isinstance(value, Tensor)]
+        after = [name.rpartition("_")[0] for name in part._parameters]
+        return is_parametrized(part) or any(name in (*after, "weight", "bias") for name in plain)
+
+    return any(map(is_computed, layer.modules()))
 
 
 def reader(consumer: nn.Module) -> nn.Module:

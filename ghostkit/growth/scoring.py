@@ -8,7 +8,6 @@ the kernels of a new layer over ghost maps (its centre tap aside), and the proje
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
@@ -18,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ghostkit.costs import layer_costs
+from ghostkit.growth.blocks import copied
 from ghostkit.growth.edits import ORDER, Growth, take_down
 from ghostkit.growth.fitting import fitted, note_columns
 from ghostkit.growth.gain import (
@@ -205,7 +205,7 @@ def attached(
     original: nn.Module, known: list[Site], edits: Sequence[Growth], numbers: list[int], generator: torch.Generator
 ) -> tuple[nn.Module, ZeroBorn]:
     """Return a copy of ``original`` with those of ``edits`` attached, and who owns its zero-born numbers."""
-    scratch, born = copy.deepcopy(original), ZeroBorn()
+    scratch, born = copied(original), ZeroBorn()
     for number in numbers:
         surgery = take_down(fitted(edits[number], scratch, born.columns), scratch, known, generator)
         surgery.apply(scratch)

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import operator
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -209,7 +209,8 @@ def channel_sites(host: nn.Module, graphs: Sequence[fx.Graph]) -> Iterator[Site]
     order = {path: place for listed in reversed(calls) for place, path in enumerate(listed)}
     counts = [Counter(listed) for listed in calls]
     stages = [path for path in called_in(graphs) if path and isinstance(modules[path], Stage)]
-    groups = [group for group in gathered(graphs, modules) if grows(group, modules, counts)]
+    held = Counter(parameter for module in modules.values() for parameter in module._parameters.values())
+    groups = [group for group in gathered(graphs, modules) if grows(group, modules, counts, held)]
     for group in sorted(groups, key=lambda group: min(order[path] for path in group.producers)):
         producers, through, consumers = (
             tuple(sorted(dict.fromkeys(paths), key=order.__getitem__))
@@ -230,15 +231,24 @@ def channel_sites(host: nn.Module, graphs: Sequence[fx.Graph]) -> Iterator[Site]
         )
 
 
-def grows(group: Channels, modules: dict[str, nn.Module], counts: Sequence[Counter[str]]) -> bool:
-    """Return whether all that makes and reads a group's channels is known, and does it once in a pass.
+def grows(
+    group: Channels,
+    modules: dict[str, nn.Module],
+    counts: Sequence[Counter[str]],
+    held: Mapping[nn.Parameter | None, int],
+) -> bool:
+    """Return whether all that makes and reads a group's channels is known, has weights of its own, and does it once.
 
     Args:
         group: the group.
         modules: the layers by path.
-        counts: how often each layer is called, in each mode.
+        counts: how often each layer is called in a pass, in each mode.
+        held: how many layers hold each parameter.
     """
-    parts = (*group.producers, *group.through, *group.consumers)
+    parts = (*group.producers, *group.through, *group.consumers, *group.links_from, *group.links_into)
+    tied = any(held[weight] > 1 for path in parts for weight in modules[path].parameters())
+    if tied or any(layers.computes_weights(modules[path]) for path in parts):
+        return False
     shared = any(count[path] > 1 for count in counts for path in parts if not layers.is_weightless(modules[path]))
     widths = {getattr(modules[path], "out_channels", None) for path in group.producers} - {None}  # one may be broadcast
     always = all(count[path] for count in counts for path in group.producers)

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations, prune
 from torchvision.models.resnet import BasicBlock
 
 from ghostkit import costs
@@ -345,6 +346,57 @@ def test_dropout_by_a_function_draws_from_nobodys_generator_and_the_same_at_ever
     first, second = (score(model, images, targets) for _ in range(2))
     assert torch.equal(before, torch.get_rng_state())
     assert list(first["gain"]) == list(second["gain"])
+
+
+def tied(conv: nn.Conv2d) -> None:
+    """Give a convolution the weight that another module holds."""
+    conv.twin = nn.Module()
+    conv.twin.weight = conv.weight
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+@pytest.mark.parametrize(
+    "change",
+    [
+        parametrizations.weight_norm,
+        parametrizations.spectral_norm,
+        lambda conv: prune.random_unstructured(conv, "weight", 0.5),
+        nn.utils.weight_norm,
+        nn.utils.spectral_norm,
+        tied,
+    ],
+)
+def test_a_layer_whose_weight_is_computed_or_held_by_another_does_not_grow_and_all_others_do(change: Callable) -> None:
+    row = nn.Sequential(BasicBlock(4, 4), BasicBlock(4, 4))
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 6, 1), nn.ReLU(), nn.Conv2d(6, 4, 1), row)
+    model = model.append(nn.AdaptiveAvgPool2d(1)).append(nn.Flatten()).append(nn.Linear(4, 2)).double()
+    for layer in (model[2], row[1].conv1):
+        change(layer)
+    images, targets = torch.randn(8, 3, 6, 6, dtype=torch.float64), torch.arange(8) % 2
+    F.cross_entropy(model(images), targets).backward()
+    assert [site.id for site in sites(model)] == ["5.0.conv1", "5"]
+    frame = score(model, images, targets)
+    assert set(frame["site"]) == {"5.0.conv1", "5"}
+    before = model.eval()(images)
+    for edit in frame["edit"]:
+        grow(model, edit, probe=images)
+    torch.testing.assert_close(model(images), before)
+
+
+def test_what_a_forward_keeps_does_not_stand_in_the_way_of_a_copy_unless_it_is_out_of_sight() -> None:
+    class Keeping(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            self.last = super().forward(x)
+            return self.last
+
+    model = Keeping(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    images, targets = torch.randn(4, 3, 6, 6), torch.arange(4)
+    last = model(images)
+    assert set(score(model, images, targets)["site"]) == {"0"}
+    assert model.last is last
+    model.several = [model(images) + 1]
+    with pytest.raises(GhostkitError, match=r"Keeping cannot be copied: Only Tensors.*keep it detached"):
+        score(model, images, targets)
 
 
 def test_a_network_without_a_site_is_refused() -> None:
