@@ -179,6 +179,9 @@ def remade(block: nn.Module, channels: int, hidden: int | None = None) -> nn.Mod
         block: changed in place.
         channels: of its input and output.
         hidden: channels between its layers; each as many as it has when None.
+
+    Raises:
+        GhostkitError: if the groups of one of its convolutions cannot share the new channels.
     """
     unlink(block)
     unhook(block)
@@ -197,7 +200,7 @@ def remade(block: nn.Module, channels: int, hidden: int | None = None) -> nn.Mod
                 cast(tuple[int, int], conv.kernel_size),
                 padding=cast(tuple[int, int], conv.padding),
                 dilation=cast(tuple[int, int], conv.dilation),
-                groups=out if depthwise else 1,
+                groups=out if depthwise else shared_groups(conv, now, out),
                 bias=conv.bias is not None,
                 padding_mode=conv.padding_mode,
             )
@@ -215,6 +218,20 @@ def remade(block: nn.Module, channels: int, hidden: int | None = None) -> nn.Mod
         parent, _, name = path.rpartition(".")
         setattr(block.get_submodule(parent), name, new)
     return block
+
+
+def shared_groups(conv: nn.Conv2d, channels: int, out: int) -> int:
+    """Return the groups of ``conv`` for one like it, of ``channels`` in and ``out`` channels out.
+
+    Raises:
+        GhostkitError: if they do not divide both.
+    """
+    if channels % conv.groups or out % conv.groups:
+        raise GhostkitError(
+            f"no convolution like that of the block before reads {channels} channels and makes {out}: {conv} has "
+            f"{conv.groups} groups; expected multiples of {conv.groups}"
+        )
+    return conv.groups
 
 
 def copied(host: Host) -> Host:

@@ -178,7 +178,7 @@ def propose(
         if site.axis == "depth" and "block" in kinds:
             for init in block_inits:
                 for after in ends_of(model, site, sizes):
-                    yield block_proposal(model, known, site, after, init, generator)
+                    yield from block_proposals(model, known, site, after, init, generator)
         if site.axis == "width":
             for init in width_inits:
                 yield from branch_proposals(model, site, seen[site.id], kinds, kernel_sizes, init, generator)
@@ -223,14 +223,17 @@ def ends_of(model: nn.Module, site: Site, widened: Collection[str] = ()) -> list
     return [stretch[-1] for stretch in stretches if not thin & {*stretch}]
 
 
-def block_proposal(
+def block_proposals(
     model: nn.Module, known: list[Site], site: Site, after: str, init: str, generator: torch.Generator
-) -> Proposal:
-    """Return the proposal of one more block in a row."""
+) -> Iterator[Proposal]:
+    """Yield the proposal of one more block in a row, or none where no block like the one before it fits there."""
     plain = AddBlock(site.id, after, init=init)
-    block = take_down(plain, model, known, generator).inserts[0].module
+    try:
+        block = take_down(plain, model, known, generator).inserts[0].module
+    except GhostkitError:  # such as groups that cannot share the channels of the row
+        return
     # The hidden width is written down: an edit beside it may widen the block that it is like.
-    return alike(replace(plain, hidden=hidden_channels(block), tensors=block.state_dict()))
+    yield alike(replace(plain, hidden=hidden_channels(block), tensors=block.state_dict()))
 
 
 def layer_proposal(

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 import torchvision
 from torch import nn
+from torch.nn.functional import cross_entropy
 from torchvision.ops import FrozenBatchNorm2d
 
 from ghostkit.errors import GhostkitError
 from ghostkit.ghosting import ghostify
 from ghostkit.growth import AddBlock, AddIntrinsic, AddLink, grow, sites
-from ghostkit.growth.blocks import hidden_channels, identity_like, is_block, is_residual, is_strided, is_thin
+from ghostkit.growth.blocks import (
+    asleep,
+    hidden_channels,
+    identity_like,
+    is_block,
+    is_residual,
+    is_strided,
+    is_thin,
+    remade,
+)
+from ghostkit.growth.candidates import candidates
 from ghostkit.growth.depth import link_places
 from ghostkit.growth.proposals import ends_of
 from ghostkit.nn import GhostModule, build
@@ -106,6 +119,49 @@ def test_links_stay_where_the_resolution_is_one() -> None:
     ends = {tuple(int(path.split(".")[1]) for path in place) for place in link_places(model, sites(model))}
     stages = [(2, 3), (4, 5, 6), (7, 8, 9, 10, 11, 12), (13, 14, 15)]
     assert ends == {(a, b) for stage in stages for a in stage for b in stage if a < b}
+
+
+def test_a_new_block_keeps_the_groups_of_its_convolutions_or_is_refused() -> None:
+    model = torchvision.models.resnext50_32x4d(num_classes=4)
+    new, _ = identity_like(model.layer1[0], 64)
+    assert [(conv.in_channels, conv.out_channels, conv.groups) for conv in (new.conv1, new.conv2, new.conv3)] == [
+        (256, 64, 1),
+        (64, 64, 32),
+        (64, 256, 1),
+    ]
+    x = torch.rand(2, 256, 4, 4)
+    assert torch.equal(new.eval()(x), x)
+    with pytest.raises(GhostkitError, match=r"reads 50 channels and makes 50: .* has 32 groups; expected multiples of"):
+        grow(model, AddBlock("layer1", "0", 50))
+
+
+class Shared(nn.Module):
+    """A block that reads its input by groups, of which two cannot share what it puts out."""
+
+    def __init__(self, channels: int, out: int) -> None:
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(channels, 6, 1, groups=2), nn.BatchNorm2d(6)
+        self.back, self.norm = nn.Conv2d(6, out, 1), nn.BatchNorm2d(out)
+        self.adds = channels == out
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.norm(self.back(torch.relu(self.bn(self.conv(x)))))
+        return x + y if self.adds else y
+
+
+@identity_like.register(Shared)
+def _(block: Shared, hidden: int | None = None) -> tuple[nn.Module, tuple[str, str]]:
+    new = remade(copy.deepcopy(block), block.norm.num_features, hidden)
+    new.adds = True
+    return asleep(new)
+
+
+@pytest.mark.parametrize(("out", "kinds"), [(4, {"block"}), (5, {"stage"})])
+def test_where_no_block_like_those_of_a_row_fits_none_is_a_candidate(out: int, kinds: set[str]) -> None:
+    row = nn.Sequential(Shared(4, out))
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), row, nn.Conv2d(out, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    frame = candidates(model, torch.randn(8, 3, 5, 5), torch.arange(8) % 4, lambda m, x, y: cross_entropy(m(x), y))
+    assert set(frame["kind"]) == kinds
 
 
 def test_a_linked_block_is_copied_without_its_links() -> None:
