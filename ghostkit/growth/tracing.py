@@ -1,11 +1,13 @@
 """How a host is traced: down to the layers that growth has rules for, in both modes, and left as it was.
 
-A trace runs the host's own code on values that have no numbers. So its hooks are set aside meanwhile, and what stops it
-is told by the line of the user's code.
+A trace runs the host's own code on values that have no numbers. So its hooks are set aside meanwhile, what it keeps and
+counts is taken back, and what stops it is told by the line of the user's code.
 """
 
 from __future__ import annotations
 
+import copy
+import random
 import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +27,8 @@ from ghostkit.nn.ghost import GhostModule, SqueezeExcite
 from ghostkit.nn.links import CrossLayerLink
 
 __all__ = ["called_in", "calls_in", "trace", "traces"]
+
+CONTAINERS = (list, dict, set, OrderedDict)
 
 
 class HostTracer(fx.Tracer):
@@ -88,17 +92,42 @@ def asks_for_mode(kind: Any) -> bool:
 
 @contextmanager
 def set_for_tracing(host: nn.Module, training: bool | None) -> Iterator[None]:
-    """Put ``host`` into a mode, and set its hooks aside: they expect values, and a trace has none."""
+    """Put ``host`` into a mode, set its hooks aside, and take back whatever its forward keeps, counts or draws.
+
+    Hooks expect values, and a trace has none; nor may it leave any of its own behind. Numbers that a forward draws are
+    the same ones in every trace, so that a host has the same sites whenever it is asked for them.
+    """
+    before = [(vars(module), dict(vars(module))) for module in host.modules()]
+    held = [(part, copy.copy(part)) for _, kept in before for part in kept.values() if type(part) in CONTAINERS]
     changed: dict[str, Any] = {name: OrderedDict() for name in HOOKS}
     changed |= {} if training is None else {"training": training}
-    before = [(vars(module), {name: vars(module)[name] for name in changed}) for module in host.modules()]
+    drawn = random.getstate()
     try:
-        for attributes, _ in before:
-            attributes.update(changed)
-        yield
+        with torch.random.fork_rng(devices=[]):
+            random.seed(0)
+            torch.default_generator.manual_seed(0)  # torch.manual_seed would reseed accelerators as well
+            for attributes, kept in before:
+                attributes.update(changed)
+                attributes["_buffers"] = {
+                    name: None if buffer is None else buffer.detach().clone()
+                    for name, buffer in kept["_buffers"].items()
+                }
+            yield
     finally:
+        random.setstate(drawn)
         for attributes, kept in before:
+            for name in attributes.keys() - kept.keys():
+                del attributes[name]
             attributes.update(kept)
+        for part, contents in held:
+            if entries(part) != entries(contents):
+                part.clear()
+                part.extend(contents) if isinstance(part, list) else part.update(contents)
+
+
+def entries(part: Any) -> list[int]:
+    """Return which objects a container holds; values that a trace has made cannot be compared."""
+    return [*map(id, part), *(map(id, part.values()) if isinstance(part, dict) else ())]
 
 
 def stopped_at(error: BaseException, host: nn.Module) -> str:
