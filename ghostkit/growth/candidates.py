@@ -16,7 +16,7 @@ from ghostkit.errors import GhostkitError, ProbeError
 from ghostkit.growth.blocks import copied, unhook
 from ghostkit.growth.edits import INITS, KINDS, AddBlock, AddBranch, AddIntrinsic, Growth, WidenStage, take_down
 from ghostkit.growth.gain import fisher_gain, per_sample_gradient
-from ghostkit.growth.layers import reader
+from ghostkit.growth.layers import is_plain, reader
 from ghostkit.growth.ledger import Ledger
 from ghostkit.growth.precision import device_of, in_full
 from ghostkit.growth.proposals import Loss, Seen, observe, propose, searched, unseen
@@ -262,6 +262,8 @@ def mean_gain(model: nn.Module, seen: dict[str, Seen]) -> float:
     for here in seen.values():
         for path, delta in zip(here.readers, here.deltas, strict=True):
             layer, x = reader(model.get_submodule(path)), here.features
+            if not is_plain(layer):
+                continue
             if here.readers[0] != path and x.shape[2:] != delta.shape[2:]:
                 continue  # only what the first consumer reads was kept
             gradients = per_sample_gradient(layer, x, delta)

@@ -10,10 +10,16 @@ For a layer of your own, register what it needs::
     def _(layer: MyConv, channels, surgery):
         surgery.remap(layer, "weight", 1, channels, shared=True)
         surgery.assign(layer, "in_channels", channels.size)
+
+    @widen_out.register
+    def _(layer: MyConv, channels, surgery, rows=None):
+        fresh = default_rows(layer.weight, int(channels.fresh.sum()), surgery.generator)
+        surgery.remap(layer, "weight", 0, channels, fresh)
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from functools import singledispatch
 from typing import Any
 
@@ -32,6 +38,7 @@ __all__ = [
     "is_channelwise",
     "is_consumer",
     "is_producer",
+    "moved_by",
     "widen_in",
     "widen_out",
 ]
@@ -150,10 +157,65 @@ def holds(rules: Any, layer: nn.Module) -> bool:
     A convolution that standardises its weights over all that it reads, say, is none of PyTorch's. A BN that has an
     activation of its own, as timm's, still leaves each channel to itself.
     """
-    kind = type(layer)
-    ruled = next(base for base in kind.__mro__ if base in rules.registry)
-    alike = all(getattr(kind, name, None) is getattr(ruled, name, None) for name in ("forward", "_conv_forward"))
-    return knows(rules, layer) and (alike or issubclass(ruled, nn.BatchNorm2d))
+    ruled = next(base for base in type(layer).__mro__ if base in rules.registry)
+    return knows(rules, layer) and (computes_as(layer, ruled) or issubclass(ruled, nn.BatchNorm2d))
+
+
+def computes_as(layer: nn.Module, kind: type) -> bool:
+    """Return whether ``layer`` is of a ``kind``, and its forward is that of this kind."""
+    own = type(layer)
+    alike = all(getattr(own, name, None) is getattr(kind, name, None) for name in ("forward", "_conv_forward"))
+    return alike and isinstance(layer, kind)
+
+
+def is_plain(layer: nn.Module) -> bool:
+    """Return whether ``layer`` computes as PyTorch's convolution or linear layer, of which everything is known."""
+    return computes_as(layer, nn.Conv2d) or computes_as(layer, nn.Linear)
+
+
+@dataclass(eq=False)
+class Listening(Surgery):
+    """A surgery that notes the tensors which a rule moves, and along which dimension, whatever their size."""
+
+    moves: list[tuple[Tensor, int]] = field(default_factory=list)
+
+    def remap(
+        self,
+        layer: nn.Module,
+        name: str,
+        dim: int,
+        channels: ChannelMap,
+        fresh: Tensor | float = 0.0,
+        shared: bool = False,
+    ) -> None:
+        """Note that tensor ``name`` of ``layer`` moves along ``dim``."""
+        self.moves.append((getattr(layer, name), dim))
+
+
+def moved_by(rule: Any, layer: nn.Module) -> tuple[Tensor, int]:
+    """Return the first tensor that a rule moves, and along which dimension: a layer of one's own may call it anything.
+
+    Args:
+        rule: :func:`widen_in` or :func:`widen_out`.
+        layer: the layer.
+
+    Raises:
+        GhostkitError: if there is no rule, or it moves nothing.
+    """
+    surgery = Listening(layer, torch.Generator())
+    rule(layer, ChannelMap.of([0], before=1), surgery)
+    if not surgery.moves:
+        raise GhostkitError(f"the rule of {rule.__name__} for {type(layer).__name__} moves no tensor by surgery.remap")
+    return surgery.moves[0]
+
+
+def channels_made(layer: nn.Module) -> int:
+    """Return how many channels ``layer``, a producer, puts out."""
+    stated = getattr(layer, "out_channels", None)
+    if isinstance(stated, int):
+        return stated
+    tensor, dim = moved_by(widen_out, layer)
+    return tensor.shape[dim]
 
 
 def computes_weights(layer: nn.Module) -> bool:

@@ -266,10 +266,10 @@ def branch_proposals(
         if init == "split" and side not in module.branches():
             continue
         spent = 0.0
-        if searched(init):
+        if searched(init) and (deltas := laid_out(seen.deltas)):
             intrinsic = cast(Tensor, seen.intrinsic)
-            rows = best_branch(intrinsic, seen.deltas, side, whiten=init == "svd")
-            spent = search_macs(intrinsic, seen.deltas, side**2, grouped=True)
+            rows = best_branch(intrinsic, deltas, side, whiten=init == "svd")
+            spent = search_macs(intrinsic, deltas, side**2, grouped=True)
         elif init == "split":
             operation = next(operation for _, operation in module.operations() if operation.kernel_size == side)
             rows = noisy(operation.conv.weight.detach()[:: operation.branches], generator)
@@ -345,11 +345,16 @@ def found_rows(
     channels = next(r.channels for r in surgery.remaps if (r.path, r.name, r.dim) == (path, "weight", 0))
     if edit.init == "split":
         return noisy(conv.weight.detach()[channels.source[channels.share == 1 - ALPHA]], generator), 0.0
-    count = int(channels.fresh.sum())
-    if edit.init == "random":
+    count, deltas = int(channels.fresh.sum()), laid_out(seen.deltas)
+    if edit.init == "random" or not deltas:
         return default_rows(conv.weight, count, generator), 0.0
-    rows = best_intrinsic(x, seen.deltas, conv, count, whiten=edit.init == "svd")
-    return rows, search_macs(x, seen.deltas, conv.weight[0, 0].numel(), grouped=False)
+    rows = best_intrinsic(x, deltas, conv, count, whiten=edit.init == "svd")
+    return rows, search_macs(x, deltas, conv.weight[0, 0].numel(), grouped=False)
+
+
+def laid_out(deltas: Sequence[Tensor]) -> list[Tensor]:
+    """Return those gradients whose layout is known: maps (B, C, H, W) or, behind a global pooling, rows (B, C)."""
+    return [delta for delta in deltas if delta.dim() in (2, 4)]
 
 
 def noisy(rows: Tensor, generator: torch.Generator) -> Tensor:

@@ -15,6 +15,7 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
 
 from ghostkit.costs import layer_costs
 from ghostkit.growth.blocks import copied
@@ -32,6 +33,7 @@ from ghostkit.growth.gain import (
     whitened_gain,
 )
 from ghostkit.growth.kernels import second_moments
+from ghostkit.growth.layers import is_plain
 from ghostkit.growth.proposals import Loss, backward
 from ghostkit.growth.sites import Site
 from ghostkit.growth.surgery import Surgery
@@ -119,6 +121,45 @@ class Taps(Part):
         return second_moments(self._patches())
 
 
+@dataclass
+class Own(Part):
+    """New columns of a layer of the user's own, which is asked what they would bring.
+
+    Args:
+        name: the tensor that the columns belong to.
+        dim: its dimension of input channels, 0 or 1; the other one is that of output channels.
+        inputs: all that the layer reads (B, m + n, ...).
+        places: numbers of the features among these channels (n,).
+        felt: (C,) mask of the output channels that the loss feels.
+    """
+
+    name: str = "weight"
+    dim: int = 1
+    inputs: Tensor = field(default_factory=lambda: torch.empty(0))
+    places: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
+    felt: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.bool))
+
+    def gradients(self) -> Tensor:
+        """Return the gradient of the columns for each sample (B, numbers), without numbers where it cannot be told."""
+        weight = getattr(self.layer, self.name).detach()
+        inputs = self.inputs.index_copy(1, self.places, self.features).to(weight.dtype)
+        deltas = self.delta.to(weight.dtype) * len(self.delta)
+
+        def response(weight: Tensor, x: Tensor, delta: Tensor) -> Tensor:
+            return (functional_call(self.layer, {self.name: weight}, (x[None],))[0] * delta).sum()
+
+        try:
+            each = vmap(grad(response), (None, 0, 0), chunk_size=32)(weight, inputs, deltas)
+        except Exception:  # a forward of one's own may do anything; its site is grown by hand
+            return self.features.new_zeros(len(deltas), 0)
+        columns = each.index_select(1 + self.dim, self.places).movedim(1 + self.dim, -1)
+        return columns[:, self.felt].flatten(1).to(self.features)
+
+    def moments(self) -> Tensor:
+        """Return the second moments of what the numbers multiply, which nobody knows: they count as white."""
+        return torch.ones(1, 1, 1, device=self.features.device)
+
+
 def scaled(part: Part, news: Part, gradients: Tensor) -> float:
     """Return the gain corrected for the consumer's scale, where the new numbers stand beside others."""
     return raw_gain(part.gradients()) if part.weight is None else scaled_gain(part.gradients(), part.weight)
@@ -195,6 +236,8 @@ def gained(parts: Sequence[Part], score: str) -> Scored:
             continue
         news = part.news()
         gradients = news.gradients()
+        if not gradients.shape[1]:
+            continue
         gain += SCORES[score](part, news, gradients)
         size += gradients.shape[1]
         response = response.to(gradients) + gradients @ newton_step(gradients)
@@ -223,8 +266,13 @@ def parts_of(born: ZeroBorn, layers: dict[str, nn.Module], probe: Probe) -> dict
     for path, owners in born.columns.items():
         if path not in probe.inputs:  # the loss asks for another part of the network
             continue
-        x, delta, columns = probe.inputs[path], probe.gradients[path], cast(Tensor, layers[path].weight)
+        x, delta = probe.inputs[path], probe.gradients[path]
         owners = owners.to(x.device)
+        if path in born.own:
+            for number, part in own_parts(layers[path], *born.own[path], x, delta, owners):
+                add(number, part)
+            continue
+        columns = cast(Tensor, layers[path].weight)
         # What is attached beside a candidate adds dead maps (their kernels are zero), and rows that are felt by nobody.
         felt = alive(delta)
         there, delta = x[:, owners < 0], delta[:, felt]
@@ -248,6 +296,20 @@ def parts_of(born: ZeroBorn, layers: dict[str, nn.Module], probe: Probe) -> dict
     return parts
 
 
+def own_parts(
+    layer: nn.Module, name: str, dim: int, x: Tensor, delta: Tensor, owners: Tensor
+) -> Iterator[tuple[int, Part]]:
+    """Yield the new columns of a layer of the user's own, by the candidate that they belong to."""
+    weight, there, felt = cast(Tensor, getattr(layer, name)), owners < 0, alive(delta)
+    known = dim in (0, 1) and weight.dim() > 1 and weight.shape[1 - dim] == len(felt)
+    if not known or not len(owners) == x.shape[1] == weight.shape[dim]:
+        return
+    kept = weight.movedim(dim, -1)[felt][..., there]
+    for number in owners[~there].unique().tolist():
+        places = ((owners == number) & alive(x)).nonzero().flatten()
+        yield number, Own(layer, x[:, places], delta, x[:, there], kept, name, dim, x, places, felt)
+
+
 def alive(x: Tensor) -> Tensor:
     """Return the mask (n,) of the channels of ``x`` (B, n, ...) that are not zero throughout."""
     return x.any(0) if x.dim() == 2 else x.flatten(2).any(2).any(0)
@@ -264,6 +326,7 @@ class ZeroBorn:
         layers: number of a candidate layer -> its path.
         links: number of a candidate link -> path of its projection, and the intrinsic maps that its source has.
         maps: path of a layer that was widened -> the output channels that it had before.
+        own: path of a layer of the user's own -> its tensor that has new columns, and their dimension.
     """
 
     columns: dict[str, Tensor] = field(default_factory=dict)
@@ -271,11 +334,14 @@ class ZeroBorn:
     layers: dict[int, str] = field(default_factory=dict)
     links: dict[int, tuple[str, int]] = field(default_factory=dict)
     maps: dict[str, int] = field(default_factory=dict)
+    own: dict[str, tuple[str, int]] = field(default_factory=dict)
 
     def note(self, number: int, surgery: Surgery) -> None:
         """Take in what the surgery of candidate ``number`` added, moving earlier columns to where they are now."""
         note_columns(self.columns, surgery, number)
         for remap in surgery.remaps:
+            if remap.shared and not is_plain(surgery.host.get_submodule(remap.path)):
+                self.own.setdefault(remap.path, (remap.name, remap.dim))
             if not remap.shared and (remap.name, remap.dim) == ("weight", 0):
                 self.maps.setdefault(remap.path, remap.channels.before)
         for insert in surgery.inserts:

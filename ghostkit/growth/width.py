@@ -31,7 +31,16 @@ from ghostkit.growth.edits import (
     found_tensor,
     take_down,
 )
-from ghostkit.growth.layers import centre_taps, default_rows, reader, widen_depthwise, widen_in, widen_out
+from ghostkit.growth.layers import (
+    centre_taps,
+    channels_made,
+    default_rows,
+    moved_by,
+    reader,
+    widen_depthwise,
+    widen_in,
+    widen_out,
+)
 from ghostkit.growth.sites import Site
 from ghostkit.growth.surgery import Surgery
 from ghostkit.nn.ghost import CheapLayer, CheapOperation, GhostModule
@@ -330,7 +339,7 @@ def stream_at(edit: WidenStage | NarrowStage, host: nn.Module, known: list[Site]
     dense = {path: layer for path, layer in producers.items() if path not in ghosts}
     if not ghosts:
         first = next(iter(dense.values()))
-        return site, Stream({}, dense, 1, cast(Tensor, first.weight).shape[0])
+        return site, Stream({}, dense, 1, channels_made(first))
     layouts = {path: (module.intrinsic_channels, *module.branches().values()) for path, module in ghosts.items()}
     leader = next(iter(ghosts))
     for path, module in ghosts.items():
@@ -386,7 +395,8 @@ def change_stream(
         rows = found_tensor(edit, path, (int(maps.fresh.sum()), *module.primary.weight.shape[1:]))
         output = change_module(module, change_intrinsic(module, maps, surgery, rows), surgery)
     for path, layer in stream.dense.items():
-        rows = found_tensor(edit, path, (int(output.fresh.sum()), *cast(Tensor, layer.weight).shape[1:]))
+        filters = layer.weight.shape[1:] if isinstance(layer, nn.Conv2d) else ()  # others start by their rules alone
+        rows = found_tensor(edit, path, (int(output.fresh.sum()), *filters)) if filters else None
         widen_out(layer, output, surgery, rows)
     change_behind(host, site, output, surgery)
 
@@ -398,8 +408,8 @@ def outgoing_norms(host: nn.Module, site: Site, channels: int) -> Tensor:
     """Return the norm of what the consumers make of each of a site's channels (channels,)."""
     squares = torch.zeros(channels, dtype=torch.float64)
     for path in site.consumers:
-        weight = cast(Tensor, reader(host.get_submodule(path)).weight).detach().double().cpu()
-        columns = weight.transpose(0, 1).reshape(channels, -1)  # a flattened layer has several a channel
+        weight, dim = moved_by(widen_in, reader(host.get_submodule(path)))
+        columns = weight.detach().double().cpu().movedim(dim, 0).reshape(channels, -1)  # flattened, it has several each
         squares += columns.square().sum(1)
     return squares.sqrt()
 
@@ -424,8 +434,7 @@ def most_used_branch(host: nn.Module, site: Site, module: GhostModule, name: str
 def most_used(host: nn.Module, site: Site, module: GhostModule | None, count: int) -> Tensor:
     """Return the ``count`` intrinsic maps that the consumers weigh most, ghosts included; channels without a module."""
     if module is None:
-        first = host.get_submodule(site.producers[0])
-        weights = outgoing_norms(host, site, cast(Tensor, first.weight).shape[0])
+        weights = outgoing_norms(host, site, channels_made(host.get_submodule(site.producers[0])))
         return weights.topk(count).indices.sort().values
     norms, old = computed_norms(host, site, module), module.intrinsic_channels
     weights, start = norms[:old].clone(), old
