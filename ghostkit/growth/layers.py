@@ -107,7 +107,7 @@ def makes_maps(layer: nn.Module | None, of_maps: bool) -> bool:
         layer: the layer; None for a function that keeps the shape of what it reads.
         of_maps: whether it reads such maps.
     """
-    keeps = layer is None or isinstance(layer, (*CHANNELWISE_LAYERS, nn.PReLU))
+    keeps = layer is None or isinstance(layer, (*CHANNELWISE_LAYERS, nn.PReLU, nn.SyncBatchNorm))
     return isinstance(layer, MAP_LAYERS) or (keeps and of_maps)
 
 
@@ -271,8 +271,11 @@ def widen_out(layer: nn.Module, channels: ChannelMap, surgery: Surgery, rows: Te
     )
 
 
-@widen_out.register
-def _(layer: nn.BatchNorm2d, channels: ChannelMap, surgery: Surgery, rows: Tensor | None = None) -> None:
+@widen_out.register(nn.BatchNorm2d)
+@widen_out.register(nn.SyncBatchNorm)
+def _(
+    layer: nn.BatchNorm2d | nn.SyncBatchNorm, channels: ChannelMap, surgery: Surgery, rows: Tensor | None = None
+) -> None:
     surgery.assign(layer, "num_features", channels.size)
     gamma = 1.0 if rows is None else rows
     for name, start in (("weight", gamma), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0)):

@@ -8,7 +8,7 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from ghostkit.costs import LatencyTable, LayerCost, layer_costs, output_shapes
+from ghostkit.costs import LatencyTable, LayerCost, called_shapes, layer_costs
 from ghostkit.growth.surgery import Insert, Surgery
 from ghostkit.nn.links import CrossLayerLink
 
@@ -35,7 +35,7 @@ class Ledger:
 
     def __init__(self, model: nn.Module, example: Tensor, latency: LatencyTable) -> None:
         self.model, self.example, self.latency = model, example, latency
-        self.shapes = output_shapes(model, example)
+        self.shapes = called_shapes(model, example)
         self.layers = layer_costs(model, example)
 
     def added(self, surgery: Surgery) -> Added:
@@ -66,15 +66,16 @@ class Ledger:
         )
 
     def _inserted(self, insert: Insert) -> dict[str, LayerCost]:
-        """Return the cost of every layer of a new module, by path."""
+        """Return the cost of every layer of a new module, by path and number of the call."""
         module: nn.Module = insert.module.projection if isinstance(insert.module, CrossLayerLink) else insert.module
         first = next((layer for layer in module.modules() if isinstance(layer, nn.Conv2d | nn.Linear)), None)
         if first is None:
             return {}
-        if isinstance(first, nn.Linear):
-            shape: tuple[int, ...] = (1, first.in_features)
-        else:
-            shape = (1, first.in_channels, *self.shapes[insert.input_of][2:])
         inside = nn.Sequential(module)  # a bare layer, too, is then a part with a path
-        example = torch.zeros(shape, device=self.example.device, dtype=self.example.dtype)
-        return {f"{insert.target}.{path}": layer for path, layer in layer_costs(inside.to(example), example).items()}
+        priced: dict[str, LayerCost] = {}
+        for call, read in enumerate(self.shapes[insert.input_of], start=1):  # a row may be called several times
+            shape = (1, first.in_features) if isinstance(first, nn.Linear) else (1, first.in_channels, *read[2:])
+            example = torch.zeros(shape, device=self.example.device, dtype=self.example.dtype)
+            layers = layer_costs(inside.to(example), example)
+            priced |= {f"{insert.target}.{path} ({call})": layer for path, layer in layers.items()}
+        return priced

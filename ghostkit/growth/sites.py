@@ -42,8 +42,23 @@ __all__ = ["Site", "find", "sites", "units"]
 
 CHANNELWISE_FUNCTIONS = {
     torch.relu,
+    torch.relu_,
     torch.sigmoid,
+    torch.sigmoid_,
     torch.tanh,
+    torch.tanh_,
+    torch.selu,
+    torch.selu_,
+    torch.celu,
+    torch.celu_,
+    torch.rrelu,
+    torch.rrelu_,
+    torch.hardshrink,
+    torch.threshold,
+    torch.threshold_,
+    F.elu_,
+    F.leaky_relu_,
+    F.hardtanh_,
     F.relu,
     F.relu6,
     F.hardswish,
@@ -70,7 +85,17 @@ CHANNELWISE_FUNCTIONS = {
     F.adaptive_avg_pool2d,
     torch.flatten,
 }
-CHANNELWISE_METHODS = {"relu", "sigmoid", "tanh", "flatten", "contiguous"}
+CHANNELWISE_METHODS = {
+    "relu",
+    "relu_",
+    "sigmoid",
+    "sigmoid_",
+    "tanh",
+    "tanh_",
+    "hardshrink",
+    "flatten",
+    "contiguous",
+}
 ADDITIONS = {operator.add, operator.iadd, torch.add}
 UNROLLING = {(start, end) for start in (1, -3) for end in (-1, 3)}  # from the channels of maps to their last dimension
 

@@ -25,7 +25,7 @@ from ghostkit.growth import (
 from ghostkit.growth.channels import ChannelMap
 from ghostkit.growth.layers import is_channelwise, is_consumer
 from ghostkit.growth.surgery import Surgery
-from ghostkit.nn import GhostBottleneck, GhostModule, SqueezeExcite
+from ghostkit.nn import GhostBottleneck, GhostModule, SqueezeExcite, build
 
 
 class Mix(nn.Module):
@@ -223,6 +223,17 @@ def test_channels_pass_through_every_activation_and_grow(activation: nn.Module) 
     assert model(images).shape == before.shape
 
 
+def test_channels_pass_through_bn_that_is_synchronised_and_no_block_is_added_behind_one() -> None:
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(build("seedling", num_classes=3)).double()
+    known = {(site.id, site.axis) for site in sites(build("seedling", num_classes=3))}
+    assert {(site.id, site.axis) for site in sites(model)} == {site for site in known if site[1] != "depth"}
+    images = torch.randn(8, 3, 16, 16, dtype=torch.float64)
+    before = model.eval()(images)
+    grow(model, [AddIntrinsic("blocks.1.0.ghost1", 2), WidenStage("conv_stem", 4)], probe=images)
+    torch.testing.assert_close(model(images), before, rtol=1e-10, atol=1e-10)
+    assert model.bn1.num_features == len(model.bn1.running_var) == model.conv_stem.out_channels
+
+
 def test_new_channels_get_a_slope_where_each_has_its_own() -> None:
     model = nn.Sequential(GhostModule(3, 4), nn.PReLU(4), nn.Conv2d(4, 4, 1), nn.PReLU(), nn.Conv2d(4, 4, 1))
     nn.init.constant_(model[1].weight, 0.5)
@@ -238,6 +249,19 @@ def test_new_channels_get_a_slope_where_each_has_its_own() -> None:
         *(F.relu, F.relu6, F.leaky_relu, F.rrelu, F.elu, F.selu, F.celu, F.gelu, F.silu, F.mish, F.sigmoid, F.tanh),
         *(F.hardsigmoid, F.hardswish, F.hardtanh, F.tanhshrink, F.hardshrink, F.softshrink, F.softplus, F.softsign),
         *(F.logsigmoid, torch.relu, torch.sigmoid, torch.tanh, lambda x: F.threshold(x, 0.1, 20.0)),
+        *(torch.selu, torch.celu, torch.rrelu, torch.hardshrink, lambda x: torch.threshold(x, 0.1, 20.0)),
+        *(
+            F.relu_,
+            F.elu_,
+            F.selu_,
+            F.celu_,
+            F.leaky_relu_,
+            F.rrelu_,
+            F.hardtanh_,
+            lambda x: F.threshold_(x, 0.1, 20.0),
+        ),
+        *(torch.relu_, torch.selu_, torch.celu_, torch.sigmoid_, torch.tanh_),
+        *(lambda x, name=name: getattr(x, name)() for name in ("relu_", "sigmoid_", "tanh_", "hardshrink")),
     ],
 )
 def test_channels_pass_through_every_activation_that_is_a_function(function: Callable[[Tensor], Tensor]) -> None:

@@ -8,10 +8,11 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import nn
+from torchvision.models.resnet import BasicBlock
 
 from ghostkit import costs
 from ghostkit.costs import LatencyTable
-from ghostkit.growth import grow, sites
+from ghostkit.growth import AddBlock, grow, sites
 from ghostkit.growth.edits import take_down
 from ghostkit.growth.ledger import Ledger
 
@@ -59,6 +60,24 @@ def test_every_kind_of_growth_costs_what_the_ledger_says_at_every_site(
         assert (added.params, added.macs) == (after[0] - before[0], after[1] - before[1]), str(edit)
         assert added.milliseconds == pytest.approx(after[2] - before[2]), str(edit)
         assert added.params > 0, str(edit)
+
+
+def test_a_block_in_a_row_that_is_called_twice_is_paid_for_twice() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.row, self.pool = nn.Conv2d(3, 4, 1), nn.Sequential(BasicBlock(4, 4)), nn.MaxPool2d(2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.row(self.pool(self.row(self.stem(x))))
+
+    model, image = Twice(), torch.randn(1, 3, 8, 8)
+    surgery = take_down(AddBlock("row", "0"), model, sites(model), torch.Generator())
+    before, added = measured(model, image), Ledger(model, image, Counted(batch=1)).added(surgery)
+    grow(model, AddBlock("row", "0"))
+    after = measured(model, image)
+    assert (added.params, added.macs) == (after[0] - before[0], after[1] - before[1])
+    assert added.milliseconds == pytest.approx(after[2] - before[2])
 
 
 def test_pricing_leaves_the_network_as_it_was(
