@@ -242,7 +242,7 @@ def copied(host: Host) -> Host:
     """
     kept = [value for part in host.modules() for value in vars(part).values() if isinstance(value, Tensor)]
     try:
-        return copy.deepcopy(host, {id(value): value.detach().clone() for value in kept})
+        return copy.deepcopy(host, {id(value): value.detach().clone() for value in kept if not value.is_leaf})
     except RuntimeError as error:
         raise GhostkitError(
             f"{type(host).__name__} cannot be copied: {error}. It keeps what a forward computed; keep it detached"

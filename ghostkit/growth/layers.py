@@ -25,7 +25,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import is_parametrized
 from torchvision.ops import SqueezeExcitation
 
 from ghostkit.errors import GhostkitError
@@ -225,9 +224,9 @@ def computes_weights(layer: nn.Module) -> bool:
     """
 
     def is_computed(part: nn.Module) -> bool:
-        plain = [name for name, value in vars(part).items() if isinstance(value, Tensor)]
+        plain = [name for name, value in vars(part).items() if name[0] != "_" and isinstance(value, Tensor)]
         after = [name.rpartition("_")[0] for name in part._parameters]
-        return is_parametrized(part) or any(name in (*after, "weight", "bias") for name in plain)
+        return "parametrizations" in part._modules or any(name in (*after, "weight", "bias") for name in plain)
 
     return any(map(is_computed, layer.modules()))
 

@@ -6,7 +6,6 @@ counts is taken back, and what stops it is told by the line of the user's code.
 
 from __future__ import annotations
 
-import copy
 import random
 import traceback
 from collections import OrderedDict
@@ -29,6 +28,8 @@ from ghostkit.nn.links import CrossLayerLink
 __all__ = ["called_in", "calls_in", "trace", "traces"]
 
 CONTAINERS = (list, dict, set, OrderedDict)
+# What PyTorch keeps on every module and no forward writes into; buffers are given to a trace as copies.
+INTERNAL = vars(nn.Module()).keys() - {"_parameters", "_modules"}
 
 
 class HostTracer(fx.Tracer):
@@ -98,7 +99,12 @@ def set_for_tracing(host: nn.Module, training: bool | None) -> Iterator[None]:
     the same ones in every trace, so that a host has the same sites whenever it is asked for them.
     """
     before = [(vars(module), dict(vars(module))) for module in host.modules()]
-    held = [(part, copy.copy(part)) for _, kept in before for part in kept.values() if type(part) in CONTAINERS]
+    held = [
+        (part, part.copy())
+        for _, kept in before
+        for name, part in kept.items()
+        if name not in INTERNAL and type(part) in CONTAINERS
+    ]
     changed: dict[str, Any] = {name: OrderedDict() for name in HOOKS}
     changed |= {} if training is None else {"training": training}
     drawn = random.getstate()
