@@ -271,27 +271,27 @@ class Engine:
             edits: may be none, where there is something to note all the same.
             before: what the network costs.
             started: when the event did, in seconds.
-            then: is done when nothing can fail any more.
+            then: is done last, when everything else has gone well.
             **context: fields of the event; what the loss is after ``then``, too.
         """
         if edits:
             measured: dict[str, float] = {}
 
-            def measure() -> None:
+            def finish() -> None:
                 measured["loss"], measured["milliseconds"] = self._loss(), self._milliseconds(self.model)
+                if then is not None:
+                    then()
 
             following = nullcontext() if self.rates is None else self.rates.following(int(context.get("step", 0)))
             with following as follow:
                 event = apply_edits(
                     *(self.model, edits, self.optimizer, self.probe[0], self.average, self.generator),
                     follow=follow,
-                    then=measure,
+                    then=finish,
                     **context,
                 )
             if then is None:
                 event = replace(event, loss_after=measured["loss"])
-            else:
-                then()
             self.params, self.macs = event.params_after, event.macs_after or self.macs
             # The measurements around an event are forward passes too: outputs before and after, BN, and the loss.
             self.spent += 4.0 * self.macs * len(self.probe[0])

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ghostkit.checkpoint import optimizer_from_plain, optimizer_to_plain, stored
+from ghostkit.growth.surgery import renew, transaction
 
 __all__ = ["Snapshot", "part", "prefixed"]
 
@@ -36,12 +37,14 @@ class Snapshot:
         return cls(plain, tensors)
 
     def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer, average: nn.Module | None) -> None:
-        """Put everything back into a model whose architecture is again that of the snapshot."""
-        model.load_state_dict(part(self.tensors, "model/"))
+        """Put everything back into a model whose architecture is again that of the snapshot, or leave all as it is."""
         moments = {name: tensor.clone() for name, tensor in part(self.tensors, "optimizer/").items()}
-        optimizer_from_plain(optimizer, model, self.optimizer, moments, "the snapshot")
-        if average is not None:
-            average.load_state_dict(part(self.tensors, "average/"))
+        with transaction(model, optimizer, average):
+            for network, prefix in ((model, "model/"), (average, "average/")):
+                if network is not None:
+                    renew(network)
+                    network.load_state_dict(part(self.tensors, prefix))
+            optimizer_from_plain(optimizer, model, self.optimizer, moments, "the snapshot")
 
 
 def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -32,10 +33,10 @@ def cross_entropy(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(model(images), targets)
 
 
-def make(seed: int = 0, stages: Any = STAGES, **arguments: Any) -> Engine:
+def make(seed: int = 0, stages: Any = STAGES, ratio: int = 2, **arguments: Any) -> Engine:
     """An engine around a network that was trained for a few steps."""
     torch.manual_seed(seed)
-    model = ghostkit.build("seedling", num_classes=5, in_channels=1, stages=stages, dropout=0.3)
+    model = ghostkit.build("seedling", num_classes=5, in_channels=1, stages=stages, dropout=0.3, ratio=ratio)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     images, targets = torch.randn(40, 1, 8, 8), torch.randint(5, (40,))
     for _ in range(3):
@@ -400,6 +401,42 @@ def test_an_event_that_hurt_is_rolled_back_to_the_last_bit_and_what_it_took_stay
     assert standing(history_of(engine.model)) == []
     assert engine.snapshot is engine.state.settle_at is None
     assert ghostkit.cost(ghostkit.rebuild(history_of(engine.model)), IMAGES, measure=False).params == engine.params
+    train(engine, 0.05)  # it trains on, with its optimizer
+
+
+def test_ghosts_that_were_cut_off_are_cut_off_again_when_an_event_is_rolled_back():
+    engine = watched(ratio=3, settings={"kinds": ("intrinsic",)})
+    engine.policy = replace(engine.policy, where="random")
+    engine.optimizer.zero_grad()
+    before = everything(engine)
+    assert engine.grow(progress=0.2).edits
+    train(engine, -0.3)
+    engine.optimizer.zero_grad()
+    event = engine.settle(progress=0.3)
+    assert event.edits[0].out_channels == 8  # of three intrinsic maps and six ghost maps
+    after = everything(engine)
+    assert before.keys() == after.keys()
+    assert [name for name in before if not torch.equal(before[name], after[name])] == []
+
+
+@pytest.mark.parametrize("failing", ["moments", "average"])
+def test_rolling_back_that_fails_never_happened(failing):
+    engine = watched()
+    grown = engine.grow(progress=0.2)
+    train(engine, -0.3)
+    tensors, prefix = engine.snapshot.tensors, {"moments": "optimizer/", "average": "average/"}[failing]
+    name = [name for name in tensors if name.startswith(prefix)][-1]
+    tensors[name] = torch.zeros(3, 3, 3, 3, 3)
+    before, size, events = everything(engine), counted(engine), list(history_of(engine.model).events)
+    groups = [(group["lr"], list(map(id, group["params"]))) for group in engine.optimizer.param_groups]
+    with pytest.raises((GhostkitError, RuntimeError), match="3, 3, 3, 3"):
+        engine.settle(progress=0.3)
+    after = everything(engine)
+    assert before.keys() == after.keys()
+    assert [name for name in before if not torch.equal(before[name], after[name])] == []
+    assert (engine.params, engine.macs) == counted(engine) == size
+    assert [(group["lr"], list(map(id, group["params"]))) for group in engine.optimizer.param_groups] == groups
+    assert history_of(engine.model).events == events == [grown]
     train(engine, 0.05)  # it trains on, with its optimizer
 
 

@@ -215,6 +215,8 @@ class RemoveBranch(Plain):
         site: id of a width site.
         kernel_size: side of the branch's depthwise convolution, in pixels.
         branch: its number among the branches of that kernel size, from 0.
+        out_channels: channels that the module puts out then, where ghost maps beyond them had been cut off before the
+            edit that this one takes back; all that are left when None.
     """
 
     kind: ClassVar[str] = "remove branch"
@@ -222,6 +224,7 @@ class RemoveBranch(Plain):
     site: str
     kernel_size: int
     branch: int
+    out_channels: int | None = None
 
     def __str__(self) -> str:
         return f"RemoveBranch({self.site}, {self.kernel_size}x{self.kernel_size} number {self.branch})"
@@ -234,12 +237,15 @@ class RemoveIntrinsic(Plain):
     Args:
         site: id of a width site.
         maps: numbers of the intrinsic maps to remove, from 0.
+        out_channels: channels that the module puts out then, where ghost maps beyond them had been cut off before the
+            edit that this one takes back; all that are left when None.
     """
 
     kind: ClassVar[str] = "remove intrinsic"
 
     site: str
     maps: tuple[int, ...]
+    out_channels: int | None = None
 
     def __str__(self) -> str:
         return f"RemoveIntrinsic({self.site}, {', '.join(map(str, self.maps))})"

@@ -21,7 +21,7 @@ from ghostkit.costs import evaluating
 from ghostkit.errors import GhostkitError
 from ghostkit.growth.channels import ChannelMap, is_channels_last, remapped
 
-__all__ = ["Surgery", "check_in_step", "measure_fresh_statistics", "transaction"]
+__all__ = ["Surgery", "check_in_step", "measure_fresh_statistics", "renew", "transaction"]
 
 # Optimizer state that estimates a positive quantity: fresh entries get the tensor's mean. Left at zero under an old
 # step count, Adam's first steps on them would be several times too large.
@@ -357,6 +357,7 @@ def transaction(
             for name in ("params", "param_names")
             if name in group
         ]
+        param_groups = optimizer.param_groups
         states = {parameter: dict(state) for parameter, state in optimizer.state.items()}
     try:
         yield
@@ -374,6 +375,7 @@ def transaction(
         if optimizer is not None:
             for listed, members in groups:
                 listed[:] = members
+            optimizer.param_groups = param_groups
             optimizer.state.clear()
             optimizer.state.update(states)
         raise
@@ -392,6 +394,15 @@ def remember(
         if parameter is not None
     ]
     return module, dict(module.__dict__), tables, contents
+
+
+def renew(host: nn.Module) -> None:
+    """Give every tensor of ``host`` contents of its own, so that those which a transaction remembers are left alone."""
+    for parameter in host.parameters():
+        parameter.data = parameter.data.clone()
+    copies = {id(buffer): buffer.clone() for buffer in host.buffers()}
+    for module in host.modules():
+        module._buffers.update({name: copies.get(id(buffer)) for name, buffer in module._buffers.items()})
 
 
 def measure_fresh_statistics(host: nn.Module, fresh: Mapping[str, Tensor], probe: Tensor) -> None:

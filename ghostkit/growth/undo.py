@@ -162,9 +162,19 @@ def inverse_of(history: History, number: int) -> tuple[Edit, ...]:
 def renumbered(inverse: Edit, history: History, number: int) -> Edit:
     """Return the ``inverse`` of event ``number`` with the numbers that its branch or maps have by now.
 
+    Ghost maps that the event brought into use are cut off again where they are the last ones again: nothing that a
+    later event changed at the same module still stands.
+
     Raises:
         GhostkitError: if a later event removed them, and that was not undone.
     """
+    if isinstance(inverse, RemoveBranch | RemoveIntrinsic) and any(
+        isinstance(edit, AddBranch | AddIntrinsic | RemoveBranch | RemoveIntrinsic) and edit.site == inverse.site
+        for later in standing(history)
+        if later > number
+        for edit in history.events[later - 1].edits
+    ):
+        inverse = replace(inverse, out_channels=None)
     if isinstance(inverse, RemoveBranch):
         return replace(inverse, branch=followed(inverse.branch, inverse, history, number))
     if isinstance(inverse, RemoveIntrinsic | NarrowStage):

@@ -90,7 +90,7 @@ def _(edit: AddBranch, host: nn.Module, known: list[Site], generator: torch.Gene
     side, intrinsic = edit.kernel_size, module.intrinsic_channels
     rows = found_tensor(edit, "rows", (intrinsic, 1, side, side))
     old = module.branches().get(side, 0)
-    surgery = Surgery(host, generator, inverse=RemoveBranch(site.id, side, old))
+    surgery = Surgery(host, generator, inverse=RemoveBranch(site.id, side, old, cut_off_at(module)))
     parts: dict[str, ChannelMap] = {}
     for name, operation in module.operations():
         if operation.kernel_size != side:
@@ -137,7 +137,7 @@ def _(edit: RemoveBranch, host: nn.Module, known: list[Site], generator: torch.G
         rests = [*site.links_into, *(f"{site.id}.deeper_layers.{name}" for name in module.deeper_layers._modules)]
         if module.ghosts == len(gone) and rests:
             raise GhostkitError(f"{edit}: links or layers rest on these last ghost maps; remove {rests[-1]!r} first")
-        change_around(host, site, module, {name: part}, surgery)
+        change_around(host, site, module, {name: part}, surgery, out_channels=edit.out_channels)
         return surgery
     raise GhostkitError(f"{edit}: there is no such branch; {site.id} has {named_branches(module)}")
 
@@ -161,7 +161,8 @@ def _(edit: AddIntrinsic, host: nn.Module, known: list[Site], generator: torch.G
         if edit.channels > old:
             raise GhostkitError(f"{edit}: only {old} intrinsic maps are there to split")
         chosen = most_used(host, site, module, edit.channels)
-    surgery = Surgery(host, generator, inverse=RemoveIntrinsic(site.id, tuple(range(old, old + edit.channels))))
+    new = tuple(range(old, old + edit.channels))
+    surgery = Surgery(host, generator, inverse=RemoveIntrinsic(site.id, new, cut_off_at(module)))
     parts = change_intrinsic(module, more(old, edit.channels, chosen), surgery, rows)
     change_around(host, site, module, parts, surgery)
     return surgery
@@ -173,7 +174,7 @@ def _(edit: RemoveIntrinsic, host: nn.Module, known: list[Site], generator: torc
     check_removed(edit, edit.maps, module.intrinsic_channels, "intrinsic maps")
     surgery = Surgery(host, generator, inverse=AddIntrinsic(site.id, len(edit.maps)))
     parts = change_intrinsic(module, ChannelMap.without(edit.maps, module.intrinsic_channels), surgery, None)
-    change_around(host, site, module, parts, surgery)
+    change_around(host, site, module, parts, surgery, out_channels=edit.out_channels)
     return surgery
 
 
@@ -244,12 +245,22 @@ def computed_map(module: GhostModule, parts: Mapping[str, ChannelMap], appended:
     return ChannelMap.of(torch.cat(sources), start, torch.cat(shares))
 
 
+def cut_off_at(module: GhostModule) -> int | None:
+    """Return the number of channels that a module cuts its ghost maps off at; None where it puts out all of them."""
+    return module.out_channels if module.out_channels < module.intrinsic_channels + module.ghosts else None
+
+
 def change_module(
-    module: GhostModule, parts: Mapping[str, ChannelMap], surgery: Surgery, appended: int = 0
+    module: GhostModule,
+    parts: Mapping[str, ChannelMap],
+    surgery: Surgery,
+    appended: int = 0,
+    out_channels: int | None = None,
 ) -> ChannelMap:
     """Take down what changed parts mean for the rest of their module, and return the map of its output.
 
-    Ghost maps that were computed but cut off (an odd output, say) come into use: to consumers they are fresh.
+    Ghost maps that were computed but cut off (an odd output, say) come into use: to consumers they are fresh. What
+    takes such an edit back cuts them off again, at ``out_channels``.
     """
     computed = computed_map(module, parts, appended)
     seen = computed.source < module.out_channels
@@ -257,7 +268,15 @@ def change_module(
         torch.where(seen, computed.source, FRESH), module.out_channels, torch.where(seen, computed.share, 0.0)
     )
     old = module.intrinsic_channels
-    ghosts = computed.behind(parts["primary_conv"].size if "primary_conv" in parts else old, old)
+    intrinsic = parts["primary_conv"].size if "primary_conv" in parts else old
+    if out_channels is not None:
+        if not intrinsic <= out_channels <= output.size:
+            raise GhostkitError(
+                f"{surgery.path(module)!r} cannot be cut off at out_channels={out_channels}; expected a number between "
+                f"its {intrinsic} intrinsic maps and all {output.size} maps"
+            )
+        output = ChannelMap(output.source[:out_channels], output.share[:out_channels], output.before)
+    ghosts = computed.behind(intrinsic, old)
     surgery.assign(module, "out_channels", output.size)
     if module.attention:
         for number, layer in enumerate(module.short_conv):
@@ -285,12 +304,15 @@ def change_around(
     parts: Mapping[str, ChannelMap],
     surgery: Surgery,
     appended: int = 0,
+    out_channels: int | None = None,
 ) -> None:
     """Take down all that follows, inside a module and behind it, from the changed parts of a width site."""
-    output = change_module(module, parts, surgery, appended)
+    output = change_module(module, parts, surgery, appended, out_channels)
     change_behind(host, site, output, surgery)
     old = module.intrinsic_channels
     intrinsic = parts.get("primary_conv", ChannelMap.of(torch.arange(old), old))
+    if site.links_into and output.size == intrinsic.size:
+        raise GhostkitError(f"links rest on the last ghost maps of {site.id!r}; remove {site.links_into[-1]!r} first")
     for path in site.links_from:
         widen_in(host.get_submodule(path), intrinsic, surgery)
     for path in site.links_into:

@@ -102,15 +102,67 @@ def test_what_is_removed_while_it_is_at_zero_leaves_everything_as_it_was(
 
 @pytest.mark.parametrize("kind", KINDS[:-1])
 @pytest.mark.parametrize("name", ["cut-off ghosts", "odd"])
-def test_where_ghosts_were_cut_off_the_function_is_restored_too(
-    host: Callable, edits_of: Callable, name: str, kind: str
+def test_where_ghosts_were_cut_off_they_are_cut_off_again(
+    host: Callable, edits_of: Callable, snapshot: Callable, differences: Callable, name: str, kind: str
 ) -> None:
     model, images, _ = host(name)
-    before, edits = outputs(model, images), edits_of(model, kind)
+    before, state, edits = outputs(model, images), snapshot(model), edits_of(model, kind)
     if edits:
         grow(model, edits)
         undo(model)
         assert change(before, outputs(model, images)) <= 1e-10
+        assert not differences(state, snapshot(model))
+
+
+CUT = "blocks.1.0.ghost1"  # six intrinsic maps and twelve ghost maps, cut off at sixteen
+
+
+@pytest.mark.parametrize("order", [(2, 1), (1, 2)], ids=["latest first", "earliest first"])
+@pytest.mark.parametrize(
+    ("first", "later"),
+    [
+        (AddIntrinsic(CUT, 2), AddBranch(CUT, 5)),
+        (AddBranch(CUT, 5), AddIntrinsic(CUT, 1)),
+        (AddBranch(CUT, 3), AddBranch(CUT, 5)),
+        (AddIntrinsic(CUT, 2), AddIntrinsic(CUT, 1)),
+    ],
+    ids=str,
+)
+def test_ghosts_are_cut_off_again_unless_a_later_event_at_the_same_module_stands(
+    host: Callable, first: Edit, later: Edit, order: tuple[int, int]
+) -> None:
+    model, images, _ = host("cut-off ghosts")
+    before, module = outputs(model, images), model.get_submodule(CUT)
+    assert (module.out_channels, module.intrinsic_channels + module.ghosts) == (16, 18)
+    grow(model, first)
+    grow(model, later)
+    for number in order:
+        undo(model, number)
+        assert change(before, outputs(model, images)) <= 1e-10
+    assert module.out_channels == (16 if order == (2, 1) else 18)
+
+
+def test_a_removal_that_an_older_version_wrote_is_read() -> None:
+    for edit in (RemoveBranch(CUT, 3, 1), RemoveIntrinsic(CUT, (2,))):
+        values = edit_to_json(edit)
+        assert values.pop("out_channels") is None
+        assert edit_from_json(values) == edit
+
+
+@pytest.mark.parametrize("out_channels", [0, 4, 16, -1])
+def test_ghosts_are_cut_off_behind_the_intrinsic_maps_and_not_behind_the_last_one(
+    host: Callable, out_channels: int
+) -> None:
+    model, _, _ = host("cut-off ghosts")
+    with pytest.raises(GhostkitError, match=rf"out_channels={out_channels}; expected a number between its 5 .* all 15"):
+        grow(model, RemoveIntrinsic(CUT, (0,), out_channels))
+
+
+def test_ghosts_that_a_link_rests_on_are_not_cut_off(host: Callable) -> None:
+    model, _, _ = host("rows")
+    grow(model, AddLink("blocks.0.0.ghost1", "blocks.0.1.ghost1"))
+    with pytest.raises(GhostkitError, match=r"links rest on the last ghost maps of 'blocks\.0\.1\.ghost1'; remove"):
+        grow(model, RemoveIntrinsic("blocks.0.1.ghost1", (0,), 1))
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "branch 3x3 split", "intrinsic split", "stage split"])
