@@ -254,11 +254,16 @@ def remap_state(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, befor
 
 
 def positive_estimate(optimizer: torch.optim.Optimizer, value: Tensor, name: str) -> float:
-    """Return the mean of ``value``, or, where that is zero, the mean of the same state over all parameters."""
+    """Return the mean of ``value``, or, where that is zero, the mean of the same state over all parameters.
+
+    These are taken in the order of the optimizer's groups: that of its state is another one once it was loaded.
+    """
     mean = float(value.mean())
     if mean > 0:
         return mean
-    others = [state[name].mean() for state in optimizer.state.values() if name in state]
+    members = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    states = [optimizer.state[parameter] for parameter in members if parameter in optimizer.state]
+    others = [state[name].mean() for state in states if name in state]
     return float(torch.stack(others).mean())
 
 

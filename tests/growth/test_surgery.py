@@ -15,7 +15,7 @@ from ghostkit.ghosting import ghostify
 from ghostkit.growth import AddBlock, AddBranch, AddIntrinsic, AddLink, DeepenBranches, grow, widen_in
 from ghostkit.growth.channels import ChannelMap
 from ghostkit.growth.history import history_of
-from ghostkit.growth.surgery import Surgery, transaction
+from ghostkit.growth.surgery import Surgery, positive_estimate, transaction
 from ghostkit.nn import GhostModule
 
 EDITS = [  # width and depth, places that there are and places that there are not yet, fresh entries and copies
@@ -89,6 +89,19 @@ def test_a_second_moment_of_zeros_is_estimated_from_the_other_parameters(host: C
     columns = reader.shape[1]
     grow(model, AddBranch("blocks.1.0.ghost1", 5), optimizer)
     assert bool((optimizer.state[reader]["exp_avg_sq"][:, columns:] > 0).all())
+
+
+def test_that_estimate_has_the_same_bits_in_whatever_order_the_state_was_loaded() -> None:
+    values = torch.rand(60, generator=torch.Generator().manual_seed(0))
+    parameters, nothing = [nn.Parameter(torch.zeros(1)) for _ in values], torch.zeros(1)
+    optimizer = torch.optim.Adam(parameters)
+    estimates = []
+    for order in (range(60), reversed(range(60))):
+        optimizer.state.clear()
+        for number in order:
+            optimizer.state[parameters[number]]["exp_avg_sq"] = values[number]
+        estimates.append(positive_estimate(optimizer, nothing, "exp_avg_sq"))
+    assert estimates[0] == estimates[1] > 0
 
 
 @pytest.mark.parametrize("named", [False, True], ids=["plain", "named"])
