@@ -24,8 +24,9 @@ from ghostkit.growth.channels import ChannelMap, is_channels_last, remapped
 __all__ = ["Surgery", "check_in_step", "measure_fresh_statistics", "renew", "transaction"]
 
 # Optimizer state that estimates a positive quantity: fresh entries get the tensor's mean. Left at zero under an old
-# step count, Adam's first steps on them would be several times too large.
-POSITIVE_STATE = {"exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum"}
+# step count, Adam's first steps on them would be several times too large, and Rprop's would never grow.
+POSITIVE_STATE = {"exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum", "step_size"}
+AVERAGED_STATE = {"ax"}  # ASGD's average of the weights, which is what they are where they are new
 
 
 @dataclass(frozen=True, eq=False)
@@ -249,6 +250,9 @@ def remap_state(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, befor
                 f"{tuple(before)}; only optimizers whose state is shaped like the parameter (SGD, Adam, AdamW, ...) "
                 "can be kept in step"
             )
+        if name in AVERAGED_STATE:
+            state[name] = remapped(value, remap.channels, remap.dim, remap.fresh, remap.shared)
+            continue
         fresh = positive_estimate(optimizer, value, name) if name in POSITIVE_STATE else 0.0
         state[name] = remapped(value, remap.channels, remap.dim, fresh)
 
@@ -295,7 +299,8 @@ def apply_insert(host: nn.Module, insert: Insert, optimizer: torch.optim.Optimiz
                 group["params"].append(parameter)
                 if "param_names" in group:  # the optimizer was given named parameters
                     group["param_names"].append(f"{insert.target}.{name}")
-        if "momentum_buffer" in optimizer.state.get(sibling, {}):  # SGD's fused kernel wants one of all or none
+        # SGD's fused kernel wants one of all or none; other optimizers make all of a parameter's state at once.
+        if isinstance(optimizer, torch.optim.SGD) and "momentum_buffer" in optimizer.state.get(sibling, {}):
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 

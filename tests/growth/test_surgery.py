@@ -412,6 +412,42 @@ def test_a_fused_optimizer_goes_on_after_growth_as_any_other_does(host: Callable
     torch.testing.assert_close(*weights)
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda parameters: torch.optim.RMSprop(parameters, lr=1e-3, momentum=0.9, centered=True),
+        lambda parameters: torch.optim.NAdam(parameters, lr=1e-3),
+        lambda parameters: torch.optim.RAdam(parameters, lr=1e-3),
+        lambda parameters: torch.optim.Adamax(parameters, lr=1e-3),
+        lambda parameters: torch.optim.Adagrad(parameters, lr=1e-3, initial_accumulator_value=0.1),
+        torch.optim.Adadelta,
+        lambda parameters: torch.optim.ASGD(parameters, lr=1e-3, t0=0),
+        lambda parameters: torch.optim.Rprop(parameters, lr=1e-3),
+    ],
+    ids=["RMSprop", "NAdam", "RAdam", "Adamax", "Adagrad", "Adadelta", "ASGD", "Rprop"],
+)
+def test_every_optimizer_whose_state_is_shaped_like_its_parameters_goes_on_after_growth(
+    host: Callable, train_step: Callable, labelled: Callable, old_entries: Callable, make: Callable
+) -> None:
+    model, images, targets = host("small")
+    optimizer = make(model.parameters())
+    for _ in range(2):
+        train_step(model, optimizer, images, targets)
+    labels = dict(labelled("small", EDITS[:3]).named_parameters())
+    grow(model, EDITS[:3], optimizer)
+    for tensor, parameter in model.named_parameters():
+        fresh, state = ~old_entries(labels[tensor].detach())[0], optimizer.state.get(parameter, {})
+        assert bool((state.get("step_size", torch.ones_like(parameter))[fresh] > 0).all())
+        assert torch.equal(state.get("ax", parameter)[fresh], parameter[fresh])
+    grow(model, AddBlock("blocks.1", "0"), optimizer, probe=images)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    for _ in range(2):
+        train_step(model, optimizer, images, targets)
+    change = {name: (parameter.detach() - before[name]).abs() for name, parameter in model.named_parameters()}
+    assert all(bool(torch.isfinite(moved).all()) for moved in change.values())
+    assert max(float(moved.max()) for name, moved in change.items() if "blocks.1.g1" in name) > 0
+
+
 def test_an_optimizer_with_one_state_for_all_is_refused_by_name(host: Callable) -> None:
     model, images, _ = host("small")
     with pytest.raises(GhostkitError, match="LBFGS keeps one flat state"):
