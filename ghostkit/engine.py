@@ -23,7 +23,7 @@ from ghostkit.costs import LatencyTable, evaluating, layer_costs, macs, params
 from ghostkit.errors import ProbeError
 from ghostkit.growth.candidates import candidates
 from ghostkit.growth.edits import ORDER, Edit
-from ghostkit.growth.grow import apply_edits
+from ghostkit.growth.grow import apply_edits, note_event
 from ghostkit.growth.history import GrowthEvent, history_of
 from ghostkit.growth.policy import COST_OF, Budget, Choice, Policy, PolicyState, choose, exceeded, observe_event
 from ghostkit.growth.rates import NewcomerRates
@@ -306,7 +306,7 @@ class Engine:
             "milliseconds_after": milliseconds,
         }
         event = replace(event, clock=clock)
-        history_of(self.model).events.append(event)
+        note_event(event, self.model, self.average)
         return event
 
     def _probe_loss(self, model: nn.Module | None = None) -> float:

@@ -25,7 +25,7 @@ from ghostkit.nn.bounds import check_size
 from ghostkit.nn.zoo import build_recipe
 from ghostkit.reading import UNFITTING
 
-__all__ = ["apply_edits", "grow", "rebuild", "replay"]
+__all__ = ["apply_edits", "grow", "note_event", "rebuild", "replay"]
 
 # An edit keeps the function; kernels of another shape round differently, but never by more than this share.
 TOLERANCE = 1e-2
@@ -52,7 +52,7 @@ def grow(
         edit: an edit, or a sequence of edits that are applied in order, all or none.
         optimizer: its state and groups are kept in step.
         probe: images (B, C, H, W), on which BN statistics of new channels and the change of outputs are measured.
-        ema: a copy of the model (or an ``AveragedModel``) that is kept in step.
+        ema: a copy of the model (or an ``AveragedModel``) that is kept in step, its history included.
         generator: where new weights draw from; seeded by the number of earlier events when None.
 
     Raises:
@@ -67,8 +67,21 @@ def grow(
     if generator is None:
         generator = torch.Generator().manual_seed(len(history.events))
     event = apply_edits(model, edits, optimizer, probe, ema, generator)
-    history.events.append(event)
+    note_event(event, model, ema)
     return event
+
+
+def note_event(event: GrowthEvent, model: nn.Module, ema: nn.Module | None) -> None:
+    """Note ``event``, which is done, in the history of ``model``; that of its average, built alike, says the same."""
+    history, average = history_of(model), network_of(ema)
+    history.events.append(event)
+    if average is not None:
+        average.growth_history = replace(history, events=list(history.events))  # type: ignore[assignment]
+
+
+def network_of(ema: nn.Module | None) -> nn.Module | None:
+    """Return the network of averaged weights, without the wrapper that may stand around it."""
+    return ema.module if isinstance(ema, torch.optim.swa_utils.AveragedModel) else ema
 
 
 def check_whole(model: nn.Module) -> None:
@@ -116,7 +129,7 @@ def apply_edits(
         **context: further fields of the event: step, epoch, reason, ...
     """
     started = time.perf_counter()
-    average = ema.module if isinstance(ema, torch.optim.swa_utils.AveragedModel) else ema
+    average = network_of(ema)
     check_in_step(model, optimizer, average)
     params_before = costs.params(model)
     macs_before = None if probe is None else costs.macs(model, probe)

@@ -27,7 +27,7 @@ from ghostkit.growth.edits import (
     RemoveLink,
     WidenStage,
 )
-from ghostkit.growth.grow import apply_edits
+from ghostkit.growth.grow import apply_edits, note_event
 from ghostkit.growth.history import GrowthEvent, History, history_of
 
 __all__ = ["inverse_of", "standing", "still_there", "undo"]
@@ -60,7 +60,7 @@ def undo(
         generator = torch.Generator().manual_seed(len(history.events))
     edits = inverse_of(history, number)
     done = apply_edits(model, edits, optimizer, probe, ema, generator, undoes=number, reason=f"undo of event {number}")
-    history.events.append(done)
+    note_event(done, model, ema)
     return done
 
 

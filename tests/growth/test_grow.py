@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,8 +13,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from ghostkit import costs
+from ghostkit.checkpoint import load, save
 from ghostkit.errors import GhostkitError
-from ghostkit.growth import AddBlock, AddBranch, AddIntrinsic, History, grow, history_of, identity_like, rebuild
+from ghostkit.growth import AddBlock, AddBranch, AddIntrinsic, History, grow, history_of, identity_like, rebuild, undo
 from ghostkit.growth.candidates import candidates
 from ghostkit.nn import GhostModule, build
 from ghostkit.nn.ghostnet import Row
@@ -42,6 +45,25 @@ def test_a_history_rebuilds_a_network_of_stages_that_the_user_chose() -> None:
     model = build("seedling", 4, 1, stages=((Row(3, 8, 8, 0, 2),), (Row(5, 8, 8, 0.25, 1),)))
     grow(model, AddBlock("blocks.1", "0"))
     assert shapes(rebuild(History.parse(history_of(model).lines()))) == shapes(model)
+
+
+@pytest.mark.parametrize("averaged", [False, True], ids=["a copy", "AveragedModel"])
+def test_an_average_has_the_history_of_its_network_and_is_saved_by_it(tmp_path: Path, averaged: bool) -> None:
+    model = build("seedling", 4, 1)
+    average = torch.optim.swa_utils.AveragedModel(model) if averaged else copy.deepcopy(model)
+    inner = average.module if averaged else average
+    grow(model, EDITS, ema=average)
+    with pytest.raises(GhostkitError, match="no site"):
+        grow(model, [AddBranch("blocks.1.0.ghost1"), AddBranch("nowhere")], ema=average)
+    grow(model, AddBranch("blocks.1.0.ghost1"), ema=average)
+    undo(model, ema=average)
+    assert history_of(inner) == history_of(model)
+    assert len(history_of(inner).events) == 3
+    loaded = load(save(inner, tmp_path))
+    assert all(torch.equal(tensor, loaded.state_dict()[name]) for name, tensor in inner.state_dict().items())
+    undo(inner)
+    assert len(history_of(inner).events) == 4
+    assert len(history_of(model).events) == 3
 
 
 def test_a_network_of_ones_own_has_no_recipe_to_be_rebuilt_from() -> None:
