@@ -215,7 +215,12 @@ def apply_remap(host: nn.Module, remap: Remap, optimizer: torch.optim.Optimizer 
     with torch.no_grad():
         new = remapped(old.detach(), remap.channels, remap.dim, remap.fresh, remap.shared)
         if not isinstance(old, nn.Parameter):
-            layer.register_buffer(remap.name, new)
+            if remap.name not in layer._buffers:
+                raise GhostkitError(
+                    f"{remap.tensor} of {type(layer).__name__} is neither a parameter nor a buffer (it may be made "
+                    "from others, as weight_norm does), so there is nothing that growth could widen"
+                )
+            layer._buffers[remap.name] = new  # stays out of checkpoints where it was not in them
             return
         before, gradient = old.shape, old.grad
         refill(old, new)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -12,7 +13,17 @@ from torch import Tensor, nn
 
 from ghostkit.errors import GhostkitError
 from ghostkit.ghosting import ghostify
-from ghostkit.growth import AddBlock, AddBranch, AddIntrinsic, AddLink, DeepenBranches, grow, widen_in
+from ghostkit.growth import (
+    AddBlock,
+    AddBranch,
+    AddIntrinsic,
+    AddLink,
+    DeepenBranches,
+    WidenStage,
+    grow,
+    widen_in,
+    widen_out,
+)
 from ghostkit.growth.channels import ChannelMap
 from ghostkit.growth.history import history_of
 from ghostkit.growth.surgery import Surgery, positive_estimate, transaction
@@ -318,6 +329,42 @@ def test_when_the_last_of_some_edits_fails_nothing_has_happened(
     assert not differences(before, snapshot(model, optimizer, [average]))
     assert history_of(model).events == []
     train_step(model, optimizer, images, targets)
+
+
+class Scaled(nn.Module):
+    """A layer of the user's that keeps a factor for each channel, which no checkpoint needs."""
+
+    def __init__(self, channels: int, registered: bool = True) -> None:
+        super().__init__()
+        if registered:
+            self.register_buffer("factors", torch.ones(channels, 1, 1), persistent=False)
+        else:
+            self.factors = torch.ones(channels, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.factors
+
+
+@widen_out.register
+def _(layer: Scaled, channels: ChannelMap, surgery: Surgery, rows: Tensor | None = None) -> None:
+    surgery.remap(layer, "factors", 0, channels, 1.0)
+
+
+@pytest.mark.parametrize("place", ["0", "nowhere"])
+def test_buffers_that_are_no_part_of_checkpoints_stay_so(place: str) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), Scaled(8), nn.Conv2d(8, 4, 1))
+    names = list(model.state_dict())
+    with nullcontext() if place == "0" else pytest.raises(GhostkitError, match="no site 'nowhere'"):
+        grow(model, [WidenStage("0", 2), WidenStage(place, 1)])
+    assert model[1].factors.shape[0] == (11 if place == "0" else 8)
+    assert list(model.state_dict()) == names
+
+
+def test_a_tensor_that_is_no_buffer_is_refused_by_name() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), Scaled(8, registered=False), nn.Conv2d(8, 4, 1))
+    with pytest.raises(GhostkitError, match=r"1\.factors of Scaled is neither a parameter nor a buffer"):
+        grow(model, WidenStage("0", 2))
+    assert model(torch.zeros(1, 3, 4, 4)).shape[1] == 4
 
 
 @pytest.mark.parametrize(
