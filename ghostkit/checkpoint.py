@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from ghostkit.errors import GhostkitError
 from ghostkit.files import remove_drafts, write_atomically
 from ghostkit.growth.grow import rebuild, regrow
 from ghostkit.growth.history import History, history_of
+from ghostkit.growth.surgery import renew, transaction
 from ghostkit.reading import MOST_TEXT, UNFITTING, file_bytes, file_text, parsed_json
 
 __all__ = ["DamagedError", "load", "load_state", "save"]
@@ -169,7 +170,8 @@ def load(folder: str | Path, optimizer: MakeOptimizer | None = None, host: nn.Mo
     Args:
         folder: where :func:`save` wrote.
         optimizer: the class, or a function that makes an optimizer of parameters; it is given the stored state.
-        host: the seedling of a network of your own, which no recipe can build; it is grown in place.
+        host: the seedling of a network of your own, which no recipe can build; it is grown in place, or left as it is
+            where anything does not fit.
 
     Returns:
         The model, or the pair (model, optimizer) when ``optimizer`` is given.
@@ -180,28 +182,46 @@ def load(folder: str | Path, optimizer: MakeOptimizer | None = None, host: nn.Mo
     """
     manifest, contents = read(folder)
     history = history_in(contents["history.jsonl"], f"{folder}/history.jsonl")
-    if host is None:
-        model = rebuild(history)
-    else:
-        model = host
-        regrow(model, history)
     weights = tensors_of(contents["model.safetensors"], f"{folder}/model.safetensors")
-    sample = next((weight for weight in weights.values() if weight.is_floating_point()), None)
-    try:
-        if sample is not None:
-            model.to(dtype=sample.dtype)
-        lay_out(model, manifest.get("channels_last", ()))
-        model.load_state_dict(weights)
-    except UNFITTING as error:
-        raise GhostkitError(f"the weights in {str(folder)!r} do not fit the network of its history: {error}") from None
-    if optimizer is None:
-        return model
-    if "optimizer" not in manifest or "optimizer.safetensors" not in contents:
+    if optimizer is not None and ("optimizer" not in manifest or "optimizer.safetensors" not in contents):
         raise GhostkitError(f"{str(folder)!r} holds no optimizer; it was saved without one")
-    made = optimizer(model.parameters())
-    moments = tensors_of(contents["optimizer.safetensors"], f"{folder}/optimizer.safetensors")
-    optimizer_from_plain(made, model, manifest["optimizer"], moments, str(folder))
-    return model, made
+    grown = [] if host is None else getattr(host, "growth_history", History()).events
+    if grown:
+        raise GhostkitError(
+            f"the host {type(host).__name__} has a history of {len(grown)} event(s); expected the seedling that "
+            f"{str(folder)!r} was grown from, as it was made, on which the history is carried out"
+        )
+    with nullcontext() if host is None else transaction(host):
+        if host is None:
+            model = rebuild(history)
+        else:
+            model = host
+            regrow(model, history)
+            renew(model)
+        try:
+            give_dtypes(model, weights)
+            lay_out(model, manifest.get("channels_last", ()))
+            model.load_state_dict(weights)
+        except UNFITTING as error:
+            raise GhostkitError(
+                f"the weights in {str(folder)!r} do not fit the network of its history: {error}"
+            ) from None
+        if optimizer is None:
+            return model
+        made = optimizer(model.parameters())
+        moments = tensors_of(contents["optimizer.safetensors"], f"{folder}/optimizer.safetensors")
+        optimizer_from_plain(made, model, manifest["optimizer"], moments, str(folder))
+        return model, made
+
+
+def give_dtypes(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Give every number of ``model`` the precision that it has in ``weights``; in a half network, BN may be single."""
+    kinds = {weight.dtype for weight in weights.values() if weight.is_floating_point()}
+    if len(kinds) == 1:
+        model.to(dtype=kinds.pop())  # with the buffers that no checkpoint holds
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if name in weights and tensor.is_floating_point() and weights[name].is_floating_point():
+            tensor.data = tensor.data.to(weights[name].dtype)
 
 
 def load_state(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -285,6 +305,14 @@ def history_in(data: bytes, source: str) -> History:
 def optimizer_to_plain(optimizer: torch.optim.Optimizer, model: nn.Module) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return an optimizer's groups and numbers as plain data, and its tensors, all under the parameters' names."""
     names: dict[Any, str] = {parameter: name for name, parameter in model.named_parameters()}
+    members = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for parameter in members:
+        if parameter not in names:
+            raise GhostkitError(
+                f"the optimizer also holds a parameter of shape {tuple(parameter.shape)} that is no part of "
+                f"{type(model).__name__}; a checkpoint holds the network's own: make that parameter a part of it, or "
+                "give it an optimizer of its own"
+            )
     groups = []
     for group in optimizer.param_groups:
         settings = {key: plain_setting(value) for key, value in group.items() if key != "params"}

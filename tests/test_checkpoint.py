@@ -502,6 +502,40 @@ def test_a_network_of_ones_own_cannot_be_built_and_the_error_says_how(own_folder
         load(own_folder[0])
 
 
-def test_another_seedling_does_not_fit(own_folder):
-    with pytest.raises(GhostkitError, match="do not fit the network of its history"):
-        load(own_folder[0], host=Own(channels=8))
+@pytest.mark.parametrize("cause", ["another head", "another optimizer", "another shape"])
+def test_what_does_not_fit_leaves_the_seedling_as_it_was(own_folder, cause):
+    host = Own(channels=8 if cause == "another shape" else 6)
+    if cause == "another head":
+        host.head = nn.Linear(4, 3)
+    before, attributes = contents(host, OPTIMIZERS["Adam"](groups_of(host))), set(vars(host))
+    words = "holds the state of Adam" if cause == "another optimizer" else "do not fit the network of its history"
+    with pytest.raises(GhostkitError, match=words):
+        load(own_folder[0], OPTIMIZERS["SGD" if cause == "another optimizer" else "Adam"], host=host)
+    assert differences(before, contents(host, OPTIMIZERS["Adam"](groups_of(host)))) == []
+    assert host.ghost.out_channels == (8 if cause == "another shape" else 6)
+    assert set(vars(host)) == attributes
+
+
+def test_a_host_that_has_grown_already_is_refused(own_folder):
+    folder, model, _ = own_folder
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(GhostkitError, match=r"Own has a history of 1 event\(s\); expected the seedling"):
+        load(folder, host=model)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_every_tensor_comes_back_in_its_own_precision(tmp_path):
+    model, host = (nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 1)) for _ in range(2))
+    model.half()[1].float()
+    model[1].weight.data.fill_(1 / 3)
+    loaded = load(save(model, tmp_path), host=host)
+    for name, tensor in model.state_dict().items():
+        assert loaded.state_dict()[name].dtype == tensor.dtype
+        assert torch.equal(loaded.state_dict()[name], tensor)
+
+
+def test_an_optimizer_that_holds_more_than_the_network_is_refused_in_words(tmp_path):
+    model, temperature = nn.Sequential(nn.Conv2d(3, 8, 3)), nn.Parameter(torch.ones(1, 7))
+    optimizer = torch.optim.SGD([*model.parameters(), temperature], lr=0.1)
+    with pytest.raises(GhostkitError, match=r"a parameter of shape \(1, 7\) that is no part of Sequential"):
+        save(model, tmp_path, optimizer)

@@ -378,6 +378,8 @@ def transaction(
         yield
     except BaseException:
         for module, attributes, tables, contents in remembered:
+            for name in module.__dict__.keys() - attributes.keys():
+                del module.__dict__[name]
             module.__dict__.update(attributes)
             for table, entries in tables:
                 table.clear()
