@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 __all__ = ["Cost", "LatencyTable", "LayerCost", "cost", "layer_costs", "macs", "params"]
@@ -60,9 +61,21 @@ def evaluating(host: nn.Module) -> Iterator[None]:
             module.training = training
 
 
+@contextmanager
+def attention_in_parts() -> Iterator[None]:
+    """Let PyTorch's attention be computed by the operations that it is made of; its fused kernels are not counted."""
+    usual = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(usual)
+
+
 def macs(host: nn.Module, example: Tensor) -> int:
     """Return the multiply-accumulates of one image of ``example`` (B, C, H, W)."""
-    with evaluating(host), FlopCounterMode(display=False) as counter:
+    with evaluating(host), attention_in_parts(), FlopCounterMode(display=False) as counter:
         host(example[:1])
     return counter.get_total_flops() // 2
 

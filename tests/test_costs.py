@@ -72,6 +72,26 @@ def test_reading_the_cost_changes_nothing(measure: bool) -> None:
     torch.set_rng_state(state)
 
 
+class Tokens(nn.Module):
+    """Attention over the positions of a map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 16, 4, 4)
+        self.attend = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.attend(self.patches(x).flatten(2).transpose(1, 2))
+
+
+def test_the_macs_of_attention_are_counted() -> None:
+    patches, tokens = 16 * 3 * 4 * 4, 16  # MACs a token, and how many tokens 16 x 16 pixels make
+    projections = 4 * 16 * 16 + 2 * 16 * 32
+    attention = 2 * tokens * 16
+    assert costs.macs(Tokens(), torch.randn(1, 3, 16, 16)) == tokens * (patches + projections + attention)
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
 def test_modes_come_back_even_if_a_pass_fails() -> None:
     model = build("seedling", 5).train()
     with pytest.raises(RuntimeError, match="channels"):

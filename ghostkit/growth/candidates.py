@@ -29,6 +29,7 @@ __all__ = ["candidates"]
 SCORING_PASS = 2.0  # forward, and backward to inputs alone
 COLUMNS = ("edit", "site", "kind", "init", "gain", "macs", "params", "milliseconds", "unit")
 EXTRAS = ("saturation", "gain_ratio")
+UNITS = ("macs", "params", "milliseconds")
 UNSCORED = "none"  # in the place of a score
 
 
@@ -91,7 +92,7 @@ def candidates(
     """
     inits = (how,) if isinstance(how, str) else tuple(how)
     generator = generator or torch.Generator().manual_seed(0)
-    check_arguments(kinds, kernel_sizes, inits, score, extras)
+    check_arguments(kinds, kernel_sizes, inits, score, extras, room)
     check_probe(images, targets)
     original = scratch_copy(model)
     known = sites(original)
@@ -156,7 +157,12 @@ def candidates(
 
 
 def check_arguments(
-    kinds: Sequence[str], kernel_sizes: Sequence[int], inits: Sequence[str], score: str, extras: Collection[str]
+    kinds: Sequence[str],
+    kernel_sizes: Sequence[int],
+    inits: Sequence[str],
+    score: str,
+    extras: Collection[str],
+    room: Collection[str] | None,
 ) -> None:
     """Raise a GhostkitError if an argument of :func:`candidates` is unknown."""
     for asked, values, expected in (
@@ -164,6 +170,7 @@ def check_arguments(
         ("how", inits, INITS),
         ("kinds", kinds, KINDS),
         ("extras", extras, EXTRAS),
+        ("room", room or (), UNITS),
     ):
         for value in values:
             if value not in expected:

@@ -271,6 +271,7 @@ def test_milliseconds_are_measured_once_per_kind_of_layer(host: Callable) -> Non
         ({"score": "luck"}, ["score='luck'", "fisher, raw"]),
         ({"how": "magic"}, ["how='magic'", "svd, gradmax, random, split, clone"]),
         ({"how": ("svd", "magic"), "kinds": ("block",)}, ["how='magic'"]),
+        ({"room": {"mac": 1e6}}, ["room='mac'", "macs, params, milliseconds"]),
         ({"kinds": ("branches",)}, ["kinds='branches'", "branch, intrinsic, stage, block, layer, link"]),
         ({"kernel_sizes": (3, 4)}, ["kernel_sizes=(3, 4)", "odd"]),
         ({"at": "stem.*"}, ["at='stem.*'", "its sites are blocks.0.0.ghost1"]),
