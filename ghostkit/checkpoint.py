@@ -305,16 +305,15 @@ def history_in(data: bytes, source: str) -> History:
 def optimizer_to_plain(optimizer: torch.optim.Optimizer, model: nn.Module) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return an optimizer's groups and numbers as plain data, and its tensors, all under the parameters' names."""
     names: dict[Any, str] = {parameter: name for name, parameter in model.named_parameters()}
-    members = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for parameter in members:
-        if parameter not in names:
-            raise GhostkitError(
-                f"the optimizer also holds a parameter of shape {tuple(parameter.shape)} that is no part of "
-                f"{type(model).__name__}; a checkpoint holds the network's own: make that parameter a part of it, or "
-                "give it an optimizer of its own"
-            )
     groups = []
     for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter not in names:
+                raise GhostkitError(
+                    f"the optimizer also holds a parameter of shape {tuple(parameter.shape)} that is no part of "
+                    f"{type(model).__name__}; a checkpoint holds the network's own: make that parameter a part of it, "
+                    "or give it an optimizer of its own"
+                )
         settings = {key: plain_setting(value) for key, value in group.items() if key != "params"}
         groups.append({"settings": settings, "params": [names[parameter] for parameter in group["params"]]})
     numbers: dict[str, dict[str, Any]] = {}

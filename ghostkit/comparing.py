@@ -1,9 +1,9 @@
 """Runs against each other: which reached more, and whether that can be told from chance.
 
 Runs that are equal in everything but their seed are one group; what was done in a run by hand is a part of what it is.
-A comparison is plain data: a row a run, a row a group
-(ranked), a row a difference to the group that is the reference. Numbers that were measured on different things are
-never ranked together: `compare` refuses them, and `alike` sorts them apart before. Nothing here draws or trains.
+A comparison is plain data: a row a run, a row a group (ranked), a row a difference to the group that is the reference.
+Numbers that were measured on different things are never ranked together: `compare` refuses them, and `alike` sorts them
+apart before. Nothing here draws or trains.
 
 A run that is not over is listed with what it has reached, and counts in no mean.
 """

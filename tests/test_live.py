@@ -34,6 +34,14 @@ class Watched(Live):
             assert self.moved.wait_for(lambda: what(self), timeout=60)
 
 
+def train_to(live: Watched, step: int) -> None:
+    """Train until ``step`` steps are taken at least, and stop."""
+    live.start()
+    live.wait(lambda live: live.trainer.progress.step >= step)
+    live.stop()
+    live.join(60)
+
+
 def branch_of(live: Live) -> AddBranch:
     frame = live.candidates().result(60)
     return next(edit for edit in frame["edit"] if isinstance(edit, AddBranch))
@@ -108,16 +116,9 @@ def test_the_network_after_growth_by_hand_is_kept_as_after_any_other_event(tmp_p
 
 def test_a_stopped_run_is_saved_and_goes_on_here_or_in_another_kernel(tmp_path):
     live = Watched(Trainer(config(**LONG, when="never"), tmp_path / "run"))
-    live.start()
-    live.wait(lambda live: live.trainer.progress.step >= 5)
-    live.stop()
-    live.join(60)
-    step = live.trainer.progress.step
+    train_to(live, 5)
     assert live.state == "stopped"
-    live.start()
-    live.wait(lambda live: live.trainer.progress.step > step)
-    live.stop()
-    live.join(60)
+    train_to(live, live.trainer.progress.step + 1)
     assert live.state == "stopped"
     assert Trainer(live.trainer.config, tmp_path / "run").progress.step == live.trainer.progress.step
     live.start()
@@ -128,10 +129,7 @@ def test_a_stopped_run_is_saved_and_goes_on_here_or_in_another_kernel(tmp_path):
 
 def test_a_stopped_run_that_goes_on_holds_its_folder_again(tmp_path):
     live = Watched(Trainer(config(**LONG, when="never"), tmp_path / "run"))
-    live.start()
-    live.wait(lambda live: live.trainer.progress.step >= 2)
-    live.stop()
-    live.join(60)
+    train_to(live, 2)
     step = live.trainer.progress.step
     live.start()
     live.wait(lambda live: live.trainer.progress.step > step)
@@ -146,10 +144,7 @@ def test_a_run_that_was_stopped_and_went_on_ends_on_the_same_bits(tmp_path):
     plain, live = Trainer(config(), tmp_path / "plain"), Watched(Trainer(config(), tmp_path / "live"))
     plain.train()
     for step in (1, 3):
-        live.start()
-        live.wait(lambda live, step=step: live.trainer.progress.step >= step)
-        live.stop()
-        live.join(60)
+        train_to(live, step)
     live.start()
     live.join(60)
     assert live.state == "finished"

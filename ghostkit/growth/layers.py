@@ -178,15 +178,7 @@ class Listening(Surgery):
 
     moves: list[tuple[Tensor, int]] = field(default_factory=list)
 
-    def remap(
-        self,
-        layer: nn.Module,
-        name: str,
-        dim: int,
-        channels: ChannelMap,
-        fresh: Tensor | float = 0.0,
-        shared: bool = False,
-    ) -> None:
+    def remap(self, layer: nn.Module, name: str, dim: int, *_rest: Any, **_named: Any) -> None:
         """Note that tensor ``name`` of ``layer`` moves along ``dim``."""
         self.moves.append((getattr(layer, name), dim))
 
