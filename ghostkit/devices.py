@@ -26,6 +26,7 @@ __all__ = [
     "make_optimizer",
     "move_state",
     "start_momentum",
+    "widened",
 ]
 
 OPTIMIZERS: dict[str, Any] = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
@@ -96,6 +97,11 @@ def as_taken(images: Tensor, model: nn.Module) -> Tensor:
     """Return ``images`` where the first parameter of ``model`` is, with numbers as wide; unchanged if it has none."""
     parameter = next(model.parameters(), None)
     return images if parameter is None else images.to(parameter.device, parameter.dtype)
+
+
+def widened(x: Tensor) -> Tensor:
+    """Return ``x`` in single precision where it is in less."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def own_statistics() -> dict[str, Any]:

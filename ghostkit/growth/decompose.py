@@ -25,11 +25,11 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ghostkit.costs import evaluating
+from ghostkit.devices import widened
 from ghostkit.errors import GhostkitError
 from ghostkit.growth.channels import ChannelMap
 from ghostkit.growth.gain import padded
 from ghostkit.growth.layers import widen_in, widen_out
-from ghostkit.growth.precision import widened
 from ghostkit.growth.sites import Site, channel_sites
 from ghostkit.growth.surgery import Surgery
 from ghostkit.growth.tracing import traces

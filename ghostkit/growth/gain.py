@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ghostkit.growth.precision import widened
+from ghostkit.devices import widened
 
 __all__ = [
     "Probe",

@@ -14,7 +14,7 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import Tensor, nn
 
-__all__ = ["in_full", "widened"]
+__all__ = ["in_full"]
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -53,8 +53,3 @@ def as_trained(loss: Callable[[nn.Module, Any, Any], Tensor], model: nn.Module) 
 def device_of(model: Any) -> torch.device:
     """Return the device of a network's parameters."""
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-
-
-def widened(x: Tensor) -> Tensor:
-    """Return ``x`` in single precision where it is in less."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

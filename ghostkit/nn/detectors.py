@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 from torchvision.models.detection import FCOS, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -21,6 +20,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.ops import FeaturePyramidNetwork
 
+from ghostkit.devices import widened
 from ghostkit.errors import GhostkitError
 from ghostkit.nn.taps import behead, finest, taps, taps_of
 
@@ -65,7 +65,7 @@ class Dense(nn.Module):
                 f"images of {height} x {width} pixels do not fit a detector whose coarsest maps have stride {last}; "
                 f"both sides must be multiples of it: take {near}"
             )
-        empty = in_full(images.new_empty(()))  # the 8 bits of bfloat16 hold every pixel up to 256 only
+        empty = widened(images.new_empty(()))  # the 8 bits of bfloat16 hold every pixel up to 256 only
         grids = [empty.expand(1, 1, height // stride, width // stride) for stride in self.strides]
         anchors = self.anchor_generator(ImageList(images, [(height, width)] * len(images)), grids)
         each = self.anchor_generator.num_anchors_per_location()
@@ -79,8 +79,10 @@ class Dense(nn.Module):
     def detections(self, raw: dict[str, Tensor], images: Tensor) -> list[Boxes]:
         """Return the boxes, class numbers and scores that :meth:`forward` found in each of ``images``."""
         anchors, counts = self.places(images)
-        return cast(Any, self).postprocess_detections(
-            {name: list(in_full(values).split(counts, dim=1)) for name, values in raw.items()},
+        return cast(
+            Any, self
+        ).postprocess_detections(  # whose non-maximum suppression knows no half precision
+            {name: list(widened(values).split(counts, dim=1)) for name, values in raw.items()},
             [list(places.split(counts)) for places in anchors],
             [tuple(images.shape[-2:])] * len(images),
         )
@@ -161,11 +163,6 @@ def detector(
     model.pyramid = FeaturePyramidNetwork([width for width, _ in tapped], channels)
     model.strides = tuple(strides)
     return model
-
-
-def in_full(values: Tensor) -> Tensor:
-    """Return ``values`` in single precision where they are in less, which torchvision's ``nms`` does not take."""
-    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
 
 
 def sizes_of(strides: Sequence[int]) -> tuple[tuple[int, ...], ...]:
