@@ -32,7 +32,7 @@ __all__ = ["DamagedError", "load", "load_state", "save"]
 FORMAT = 1
 MANIFEST = "manifest.json"
 FILES = ("history.jsonl", "model.safetensors", "optimizer.safetensors", "state.safetensors")
-MANIFEST_KEYS = {"format", "files", "state", "channels_last", "optimizer", "sha256"}
+MANIFEST_KEYS = {"format", "files", "state", "channels_last", "frozen", "optimizer", "sha256"}
 # Their compiled steps read and write as many moments as there are weights, whatever they are given.
 ELEMENTWISE = (torch.optim.SGD, torch.optim.Adam)
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
@@ -52,7 +52,7 @@ def save(
     """Save a grown network, and what else it takes to go on, into ``folder``.
 
     Args:
-        model: the network; its recipe and history go along.
+        model: the network; its recipe and history go along, and which of its parts are frozen, where not all are.
         folder: made if it is not there; an older checkpoint in it is replaced.
         optimizer: its state and hyperparameters go along.
         state: further plain data, such as a trainer's counters.
@@ -74,6 +74,9 @@ def save(
         "state": dict(state or {}),
         "channels_last": [name for name, parameter in model.named_parameters() if laid_out_channels_last(parameter)],
     }
+    frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+    if 0 < len(frozen) < len(list(model.parameters())):  # one that is frozen throughout is a copy to look at
+        plain["frozen"] = frozen
     if optimizer is not None:
         plain["optimizer"], moments = optimizer_to_plain(optimizer, model)
         check_finite(moments, folder)
@@ -202,6 +205,8 @@ def load(folder: str | Path, optimizer: MakeOptimizer | None = None, host: nn.Mo
             give_dtypes(model, weights)
             lay_out(model, manifest.get("channels_last", ()))
             model.load_state_dict(weights)
+            for name in manifest.get("frozen", ()):
+                model.get_parameter(name).requires_grad_(False)
         except UNFITTING as error:
             raise GhostkitError(
                 f"the weights in {str(folder)!r} do not fit the network of its history: {error}"

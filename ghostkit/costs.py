@@ -29,7 +29,7 @@ class Cost:
     Args:
         params: learnable parameters.
         macs: multiply-accumulates per image.
-        memory: bytes of the parameters and buffers, and of all layer outputs for one image.
+        memory: bytes of the parameters and buffers, and of what layers without parts put out for one image.
         milliseconds: measured latency of one eval forward on the example's batch; None if it was not measured.
     """
 
@@ -93,7 +93,9 @@ def cost(host: nn.Module, example: Tensor, measure: bool = True, repeats: int = 
     18024
     """
     sizes = [tensor.numel() * tensor.element_size() for tensor in (*host.parameters(), *host.buffers())]
-    activations = sum(shape.numel() for shape in output_shapes(host, example[:1]).values())
+    layers = {path for path, module in host.named_modules() if not any(module.children())}
+    called = called_shapes(host, example[:1])
+    activations = sum(shape.numel() for path, shapes in called.items() if path in layers for shape in shapes)
     return Cost(
         params=params(host),
         macs=macs(host, example),
@@ -173,12 +175,16 @@ def family_of(layer: nn.Module, shape: torch.Size) -> str:
         sort = "dense" if layer.groups == 1 else "cheap"
         kernel, stride = "x".join(map(str, layer.kernel_size)), layer.stride[0]
         return f"{sort} {kernel} /{stride} {shape[-2]}x{shape[-1]}"
-    return "linear"
+    rows = positions(layer, shape)
+    return f"linear x{rows}" if rows > 1 else "linear"
 
 
 def positions(layer: nn.Module, shape: torch.Size) -> int:
-    """Return how often each weight of a layer is used for one image, when its output has ``shape``."""
-    return shape[-2] * shape[-1] if isinstance(layer, nn.Conv2d) else 1
+    """Return how often each weight of a layer is used for one image, when its output has ``shape`` for that image.
+
+    Of a linear layer over tokens (1, T, C), or over positions (1, H, W, C), it is once for each of them.
+    """
+    return shape[-2] * shape[-1] if isinstance(layer, nn.Conv2d) else shape[:-1].numel()
 
 
 def layer_costs(host: nn.Module, example: Tensor) -> dict[str, LayerCost]:
@@ -278,9 +284,10 @@ class LatencyTable:
 def sample(family: str, width: int, batch: int, device: torch.device, repeats: int) -> tuple[int, float]:
     """Return MACs per image and median milliseconds of one layer of ``family``, with the BN and ReLU behind it."""
     with torch.random.fork_rng(devices=[]):
-        if family == "linear":
+        if family.startswith("linear"):
+            rows = int(family.partition("x")[2] or 1)
             layer: nn.Module = nn.Linear(width, width)
-            example, macs_ = torch.zeros(batch, width), width * width
+            example, macs_ = torch.zeros(batch, rows, width), rows * width * width
         else:
             sort, kernel, stride, size = family.split()
             tall, broad = map(int, kernel.split("x"))

@@ -158,6 +158,20 @@ def test_a_network_alone_comes_back_alone(tmp_path):
     assert differences(dict(model.state_dict()), dict(loaded.state_dict())) == []
 
 
+def test_what_was_frozen_comes_back_frozen(tmp_path):
+    model, _ = grown()
+    model.blocks[:2].requires_grad_(False)
+    loaded = load(save(model, tmp_path))
+    flags = [{name: p.requires_grad for name, p in network.named_parameters()} for network in (model, loaded)]
+    assert flags[0] == flags[1]
+    assert {*flags[0].values()} == {True, False}
+
+
+def test_a_network_that_is_frozen_throughout_comes_back_to_be_trained(tmp_path):
+    loaded = load(save(grown()[0].requires_grad_(False), tmp_path))
+    assert all(p.requires_grad for p in loaded.parameters())
+
+
 def test_saving_and_loading_leave_the_network_the_optimizer_and_the_random_state_alone(tmp_path):
     model, optimizer = grown()
     before, random = copy.deepcopy(contents(model, optimizer)), torch.get_rng_state()
@@ -483,6 +497,7 @@ def own_folder(tmp_path: Path) -> tuple[Path, nn.Module, torch.optim.Optimizer]:
     optimizer, pair = OPTIMIZERS["Adam"](groups_of(model)), batch(torch.float32)
     ghostkit.grow(model, [AddBranch("ghost", 5), AddIntrinsic("ghost", 2)], optimizer, probe=pair[0])
     step(model, optimizer, *pair)
+    model.head.requires_grad_(False)
     return save(model, tmp_path / "own", optimizer), model, optimizer
 
 
@@ -514,6 +529,7 @@ def test_what_does_not_fit_leaves_the_seedling_as_it_was(own_folder, cause):
     assert differences(before, contents(host, OPTIMIZERS["Adam"](groups_of(host)))) == []
     assert host.ghost.out_channels == (8 if cause == "another shape" else 6)
     assert set(vars(host)) == attributes
+    assert all(parameter.requires_grad for parameter in host.parameters())
 
 
 def test_a_host_that_has_grown_already_is_refused(own_folder):

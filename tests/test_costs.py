@@ -42,6 +42,17 @@ def test_macs_and_parameters_are_those_of_the_arithmetic() -> None:
     assert costs.params(model) == 216 + 48 + 18
 
 
+@pytest.mark.parametrize("rows", [(5,), (3, 4)], ids=["tokens", "positions"])
+def test_a_linear_layer_is_paid_for_at_every_token_or_position(rows: tuple[int, ...]) -> None:
+    model, example = nn.Sequential(nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 6)), torch.zeros(2, *rows, 6)
+    layers = costs.layer_costs(model, example)
+    count = torch.Size(rows).numel()
+    assert [layer.macs for layer in layers.values()] == [48 * count, 48 * count]
+    assert costs.macs(model, example) == 96 * count
+    assert {layer.family for layer in layers.values()} == {f"linear x{count}"}
+    assert LatencyTable().total(layers.values()) > 0
+
+
 @pytest.mark.parametrize(
     ("edit", "params", "macs"),
     [
@@ -103,7 +114,7 @@ def test_modes_come_back_even_if_a_pass_fails() -> None:
 def test_memory_counts_every_tensor_and_grows_with_the_network() -> None:
     model, images = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)), torch.zeros(4, 1, 5, 5)
     stored = (18 + 2 + 4 * 2) * 4 + 8  # weights, biases and statistics in float32, and BN's counter
-    assert costs.cost(model, images, measure=False).memory == stored + 3 * 2 * 9 * 4  # two layers and the whole
+    assert costs.cost(model, images, measure=False).memory == stored + 2 * 2 * 9 * 4  # of the two layers
     seedling = build("seedling", 5)
     before = costs.cost(seedling, torch.zeros(1, 3, 8, 8), measure=False)
     grow(seedling, AddBlock("blocks.0", "0"))

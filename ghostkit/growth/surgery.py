@@ -384,11 +384,12 @@ def transaction(
             for table, entries in tables:
                 table.clear()
                 table.update(entries)
-            for parameter, data, gradient in contents:
+            for parameter, data, gradient, learned in contents:
                 if parameter.data.shape != data.shape:
                     refill(parameter, data)
                 parameter.data = data
                 parameter.grad = gradient
+                parameter.requires_grad_(learned)
         if optimizer is not None:
             for listed, members in groups:
                 listed[:] = members
@@ -398,15 +399,18 @@ def transaction(
         raise
 
 
+Contents = list[tuple[nn.Parameter, Tensor, Tensor | None, bool]]
+
+
 def remember(
     module: nn.Module,
-) -> tuple[nn.Module, dict[str, Any], list[tuple[dict, Mapping]], list[tuple[nn.Parameter, Tensor, Tensor | None]]]:
+) -> tuple[nn.Module, dict[str, Any], list[tuple[dict, Mapping]], Contents]:
     """Return ``module`` with its attributes, its tables of parts, and what its parameters hold."""
     tables: list[tuple[dict, Mapping]] = [
         (table, dict(table)) for table in (module._parameters, module._buffers, module._modules)
     ]
     contents = [
-        (parameter, parameter.data, parameter.grad)
+        (parameter, parameter.data, parameter.grad, parameter.requires_grad)
         for parameter in module._parameters.values()
         if parameter is not None
     ]
