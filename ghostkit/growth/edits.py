@@ -1,7 +1,8 @@
 """The edits: what one change at a site is, as plain data.
 
 An edit is a frozen dataclass that JSON can hold. It may also carry tensors that its candidate found (a kernel, the
-weights of a block); these are not stored, and without them new weights are drawn at random. What an edit does to a host
+weights of a block), and the seed that its other weights were drawn by; these are not stored, and without them new
+weights are drawn at random. What an edit does to a host
 is taken down by :func:`take_down`, whose cases live in :mod:`ghostkit.growth.width` and :mod:`ghostkit.growth.depth`.
 """
 
@@ -75,6 +76,7 @@ class AddBranch(Plain):
         init: how its weights start: ``"svd"``, ``"gradmax"``, ``"random"``, or ``"split"`` (copy one and share out what
             it feeds).
         tensors: ``{"rows": (intrinsic, 1, k, k)}``, where a candidate found them.
+        seed: what all other weights are drawn by, so that what is grown is what was scored; None to draw them anew.
     """
 
     kind: ClassVar[str] = "branch"
@@ -84,6 +86,7 @@ class AddBranch(Plain):
     kernel_size: int = 3
     init: str = "random"
     tensors: Tensors = field(default=None, compare=False, repr=False)
+    seed: int | None = field(default=None, compare=False, repr=False)
 
     def __str__(self) -> str:
         return f"AddBranch({self.site}, {self.kernel_size}x{self.kernel_size})"
@@ -98,6 +101,7 @@ class AddIntrinsic(Plain):
         channels: intrinsic maps to add.
         init: how their weights start: ``"svd"``, ``"gradmax"``, ``"random"`` or ``"split"``.
         tensors: ``{"rows": (channels, in_channels, k, k)}``, where a candidate found them.
+        seed: what all other weights are drawn by, so that what is grown is what was scored; None to draw them anew.
     """
 
     kind: ClassVar[str] = "intrinsic"
@@ -107,6 +111,7 @@ class AddIntrinsic(Plain):
     channels: int = 1
     init: str = "random"
     tensors: Tensors = field(default=None, compare=False, repr=False)
+    seed: int | None = field(default=None, compare=False, repr=False)
 
     def __str__(self) -> str:
         return f"AddIntrinsic({self.site}, +{self.channels})"
@@ -121,6 +126,7 @@ class WidenStage(Plain):
         channels: channels to add; where ghost modules write into the stream, a multiple of their ratio.
         init: how their weights start: ``"svd"``, ``"gradmax"``, ``"random"`` or ``"split"``.
         tensors: path of each producer -> rows (new, in_channels, k, k) of its convolution, where found by a candidate.
+        seed: what all other weights are drawn by, so that what is grown is what was scored; None to draw them anew.
     """
 
     kind: ClassVar[str] = "stage"
@@ -130,6 +136,7 @@ class WidenStage(Plain):
     channels: int = 2
     init: str = "random"
     tensors: Tensors = field(default=None, compare=False, repr=False)
+    seed: int | None = field(default=None, compare=False, repr=False)
 
     def __str__(self) -> str:
         return f"WidenStage({self.site}, +{self.channels})"
@@ -353,15 +360,13 @@ LARGEST_KERNEL = 31
 
 
 def bare(edit: Edit) -> Edit:
-    """Return ``edit`` without the tensors that its candidate found, as it is stored: a history holds no weights."""
-    if isinstance(edit, AddBranch | AddIntrinsic | WidenStage | AddBlock | DeepenBranches):
-        return replace(edit, tensors=None)
-    return edit
+    """Return ``edit`` without what its candidate found, as it is stored: a history holds no weights."""
+    return replace(edit, **{f.name: None for f in fields(edit) if not f.compare})
 
 
 def edit_to_json(edit: Edit) -> dict[str, Any]:
-    """Return ``edit`` as plain data, without its tensors."""
-    values = {f.name: getattr(edit, f.name) for f in fields(edit) if f.name != "tensors"}
+    """Return ``edit`` as plain data, without what its candidate found."""
+    values = {f.name: getattr(edit, f.name) for f in fields(edit) if f.compare}
     return {"edit": type(edit).__name__, **values}
 
 
@@ -377,7 +382,7 @@ def edit_from_json(values: Mapping[str, Any]) -> Edit:
     name = arguments.pop("edit", None)
     if not isinstance(name, str) or name not in EDITS:
         raise GhostkitError(f"unknown edit {name!r}; known are {', '.join(EDITS)}")
-    types = {f.name: f.type for f in fields(EDITS[name]) if f.name != "tensors"}
+    types = {f.name: f.type for f in fields(EDITS[name]) if f.compare}
     for key, value in arguments.items():
         expected = types.get(key, "no such argument")
         if expected == "tuple[int, ...]":

@@ -2,7 +2,8 @@
 
 A candidate's weights are found for the network as it is. When several edits are applied at once, or attached side by
 side to be scored, the earlier ones may have widened what a later one reads. Its weights for those channels are zero:
-that is what it was found and scored with.
+that is what it was found and scored with. Where that would be a whole kernel, which behind BN could never learn, growth
+draws one.
 """
 
 from __future__ import annotations
@@ -11,24 +12,27 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ghostkit.growth.blocks import identity_like
 from ghostkit.growth.edits import AddBlock, AddBranch, AddIntrinsic, Edit, WidenStage
+from ghostkit.growth.layers import default_rows
 from ghostkit.growth.surgery import Surgery
 from ghostkit.nn.ghost import GhostModule
 
 __all__ = ["fitted", "note_columns", "reading_path"]
 
 
-def fitted(edit: Edit, host: nn.Module, owners: Mapping[str, Tensor]) -> Edit:
+def fitted(
+    edit: Edit, host: nn.Module, owners: Mapping[str, Tensor], generator: torch.Generator | None = None
+) -> Edit:
     """Return ``edit`` with weights that pay no heed to what came since they were found.
 
     Args:
         edit: the edit, with the weights that its candidate found or without.
         host: the network as it is now.
         owners: path of a layer -> (in_channels,) who brought each input column since, as :func:`note_columns` keeps it.
+        generator: where the kernels of a branch of maps that came since are drawn from; they are zero when None.
     """
     if isinstance(edit, AddBlock) and edit.tensors is not None:
         # Where an edit beside it widened what it reads, it draws weights of its own; what never fitted is refused.
@@ -39,8 +43,10 @@ def fitted(edit: Edit, host: nn.Module, owners: Mapping[str, Tensor]) -> Edit:
         module = host.get_submodule(edit.site)
         rows = edit.tensors["rows"]
         more = module.intrinsic_channels - len(rows) if isinstance(module, GhostModule) else 0
-        # New intrinsic maps stand behind the others.
-        return replace(edit, tensors={"rows": F.pad(rows, (0, 0, 0, 0, 0, 0, 0, max(more, 0)))}) if more > 0 else edit
+        if more <= 0:
+            return edit
+        further = rows.new_zeros(more, *rows.shape[1:]) if generator is None else default_rows(rows, more, generator)
+        return replace(edit, tensors={"rows": torch.cat([rows, further.to(rows)])})  # new maps stand behind the others
     wider = {}
     for name, rows in edit.tensors.items():
         path = edit.site if name == "rows" else name

@@ -140,7 +140,7 @@ def apply_edits(
         known = sites(model)
         owners: dict[str, Tensor] = {}
         for number, edit in enumerate(edits):
-            surgery = take_down(fitted(edit, model, owners), model, known, generator)
+            surgery = take_down(fitted(edit, model, owners, generator), model, known, generator)
             surgery.apply(model, optimizer)
             if average is not None:
                 surgery.apply(average)

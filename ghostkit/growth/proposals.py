@@ -275,7 +275,7 @@ def branch_proposals(
             rows = noisy(operation.conv.weight.detach()[:: operation.branches], generator)
         else:
             rows = default_rows(torch.empty(1, 1, side, side), module.intrinsic_channels, generator)
-        yield proposed(AddBranch(site.id, side, init), {"rows": rows}, spent)
+        yield proposed(AddBranch(site.id, side, init), {"rows": rows}, spent, generator)
 
 
 def channel_proposal(
@@ -305,7 +305,7 @@ def channel_proposal(
             name = "rows" if isinstance(edit, AddIntrinsic) else path
             tensors[name], macs = found_rows(edit, model, known, path, seen, generator)
             spent += macs
-    return proposed(edit, tensors, spent)
+    return proposed(edit, tensors, spent, generator)
 
 
 def searched(init: str) -> bool:
@@ -313,11 +313,12 @@ def searched(init: str) -> bool:
     return init in ("svd", "gradmax")
 
 
-def proposed(edit: AddBranch | AddIntrinsic | WidenStage, tensors: dict[str, Tensor], macs: float) -> Proposal:
+def proposed(
+    edit: AddBranch | AddIntrinsic | WidenStage, tensors: dict[str, Tensor], macs: float, generator: torch.Generator
+) -> Proposal:
     """Return the proposal of ``edit`` with the weights found for it; what a split grows are exact copies instead."""
-    if edit.init == "split":
-        return Proposal(edit, replace(edit, init="svd", tensors=tensors), macs)
-    return alike(replace(edit, tensors=tensors), macs)
+    found = replace(edit, tensors=tensors, seed=int(torch.randint(2**62, (), generator=generator)))
+    return Proposal(edit, replace(found, init="svd"), macs) if edit.init == "split" else alike(found, macs)
 
 
 def found_rows(

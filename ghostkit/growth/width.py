@@ -61,6 +61,11 @@ def drawing_from(generator: torch.Generator) -> Iterator[None]:
         yield
 
 
+def generator_of(edit: AddBranch | AddIntrinsic | WidenStage, generator: torch.Generator) -> torch.Generator:
+    """Return where the edit's weights draw from: what its candidate was scored with, or else ``generator``."""
+    return generator if edit.seed is None else torch.Generator().manual_seed(edit.seed)
+
+
 def width_site(edit: Edit, host: nn.Module, known: list[Site]) -> tuple[Site, GhostModule]:
     """Return the edit's site and its ghost module."""
     site = growth_sites.pick(known, edit.site)
@@ -90,7 +95,7 @@ def _(edit: AddBranch, host: nn.Module, known: list[Site], generator: torch.Gene
     side, intrinsic = edit.kernel_size, module.intrinsic_channels
     rows = found_tensor(edit, "rows", (intrinsic, 1, side, side))
     old = module.branches().get(side, 0)
-    surgery = Surgery(host, generator, inverse=RemoveBranch(site.id, side, old, cut_off_at(module)))
+    surgery = Surgery(host, generator_of(edit, generator), inverse=RemoveBranch(site.id, side, old, cut_off_at(module)))
     parts: dict[str, ChannelMap] = {}
     for name, operation in module.operations():
         if operation.kernel_size != side:
@@ -107,7 +112,7 @@ def _(edit: AddBranch, host: nn.Module, known: list[Site], generator: torch.Gene
     if not parts and edit.init == "split":
         raise GhostkitError(f"{edit}: there is no {side}x{side} branch to split; use init='random' or 'svd'")
     if not parts:
-        with drawing_from(generator):
+        with drawing_from(surgery.generator):
             operation = module.operation(1, side)
         if rows is not None:
             operation.conv.weight.data = rows.to(operation.conv.weight.dtype)
@@ -162,7 +167,7 @@ def _(edit: AddIntrinsic, host: nn.Module, known: list[Site], generator: torch.G
             raise GhostkitError(f"{edit}: only {old} intrinsic maps are there to split")
         chosen = most_used(host, site, module, edit.channels)
     new = tuple(range(old, old + edit.channels))
-    surgery = Surgery(host, generator, inverse=RemoveIntrinsic(site.id, new, cut_off_at(module)))
+    surgery = Surgery(host, generator_of(edit, generator), inverse=RemoveIntrinsic(site.id, new, cut_off_at(module)))
     parts = change_intrinsic(module, more(old, edit.channels, chosen), surgery, rows)
     change_around(host, site, module, parts, surgery)
     return surgery
@@ -394,7 +399,7 @@ def _(edit: WidenStage, host: nn.Module, known: list[Site], generator: torch.Gen
         if count > stream.maps:
             raise GhostkitError(f"{edit}: only {stream.maps} maps are there to split")
         chosen = most_used(host, site, next(iter(stream.ghosts.values()), None), count)
-    surgery = Surgery(host, generator, inverse=NarrowStage(site.id, tuple(range(stream.maps, stream.maps + count))))
+    surgery = Surgery(host, generator_of(edit, generator), inverse=NarrowStage(site.id, tuple(range(stream.maps, stream.maps + count))))
     change_stream(edit, host, site, stream, more(stream.maps, count, chosen), surgery)
     return surgery
 

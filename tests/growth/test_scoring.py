@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ghostkit.costs import LatencyTable
-from ghostkit.growth import Edit, WidenStage, depth, grow, layers, proposals, sites, undo, width
+from ghostkit.growth import AddBranch, AddIntrinsic, Edit, WidenStage, depth, grow, layers, proposals, sites, undo, width
 from ghostkit.growth.candidates import candidates, scratch_copy
 from ghostkit.growth.channels import ChannelMap
 from ghostkit.growth.edits import KINDS
@@ -159,6 +160,38 @@ def test_a_candidate_gains_as_much_beside_all_others_as_alone(host: Callable, na
         [alone], beside = scores(model, [edit], images, targets, score), found[str(edit)]
         assert beside.gain == pytest.approx(alone.gain, rel=1e-6, abs=1e-12), str(edit)
         assert torch.allclose(beside.response, alone.response, rtol=1e-6, atol=1e-9), str(edit)
+
+
+@pytest.mark.parametrize("how", ["svd", "gradmax", "random"])
+@pytest.mark.parametrize("name", ["seedling", "odd", "grown", "ghostnetv2_100"])
+def test_what_is_grown_is_what_was_scored_whatever_is_drawn(host: Callable, name: str, how: str) -> None:
+    model, images, targets = host(name)
+    edits = list(candidates(model, images, targets, entropy, how=how, latency=Untimed())["edit"])
+    for edit in random.Random(0).sample(edits, 8):
+        original, scored, grown = scratch_copy(model), [], []
+        for seed in (0, 1):
+            draw = torch.Generator().manual_seed(seed)
+            found, _ = score_attached(original, sites(original), [edit], images, targets, entropy, "fisher", draw)
+            twin = copy.deepcopy(model)
+            grow(twin, edit, generator=torch.Generator().manual_seed(seed))
+            scored.append(found[0])
+            grown.append(twin.state_dict())
+        assert scored[0].gain == scored[1].gain, str(edit)
+        assert torch.equal(scored[0].response, scored[1].response), str(edit)
+        assert [key for key in grown[0] if not torch.equal(grown[0][key], grown[1][key])] == [], str(edit)
+
+
+@pytest.mark.parametrize("first", [AddIntrinsic, AddBranch])
+@pytest.mark.parametrize("name", ["seedling", "odd"])
+def test_a_new_branch_of_new_maps_has_a_kernel_that_can_learn(host: Callable, name: str, first: type) -> None:
+    model, images, targets = host(name)
+    frame = candidates(model, images, targets, entropy, kinds=("branch", "intrinsic"), latency=Untimed())
+    for _, offered in frame.groupby("site"):
+        edits = sorted(offered["edit"], key=lambda edit: not isinstance(edit, first))
+        twin = copy.deepcopy(model)
+        grow(twin, edits, probe=images)
+        for _, operation in twin.get_submodule(edits[0].site).operations():
+            assert bool((operation.conv.weight.flatten(1).norm(dim=1) > 1e-3).all())
 
 
 @pytest.mark.parametrize("score", [score for score in SCORES if score != "whitened"])
