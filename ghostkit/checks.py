@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from ghostkit.costs import evaluating
 from ghostkit.data import ImageData
 from ghostkit.errors import GhostkitError
 from ghostkit.growth.depth import link_places
-from ghostkit.growth.sites import sites
+from ghostkit.growth.sites import Site, sites
 from ghostkit.nn.detectors import Dense
 from ghostkit.nn.ghost import GhostModule
 from ghostkit.tasks import Task
@@ -51,7 +52,7 @@ def check_accepts(model: nn.Module, task: Task, config: RunConfig, data: ImageDa
 
 
 def check_can_grow(model: nn.Module, config: RunConfig) -> None:
-    """Raise a GhostkitError unless ``model`` has a site for the kinds of edit that may be applied."""
+    """Raise a GhostkitError unless ``model`` has a site for the kinds of edit that may be applied, not all frozen."""
     if config.when == "never":
         return
     known = sites(model)
@@ -68,6 +69,19 @@ def check_can_grow(model: nn.Module, config: RunConfig) -> None:
             f"model={config.model!r} has {found} and cannot grow by kinds={config.kinds}; choose others, or set "
             "when='never'"
         )
+    if not any(may_learn(site, model, config.kinds) for site in known):
+        raise GhostkitError(
+            f"all that could grow in model={config.model!r} by kinds={config.kinds} would join frozen parts and learn "
+            "nothing; let some of their parameters require gradients, choose other kinds, or set when='never'"
+        )
+
+
+def may_learn(site: Site, model: nn.Module, kinds: Sequence[str]) -> bool:
+    """Return whether one of ``kinds`` grows at ``site``, and would join parts that are trained."""
+    if not any(AXES.get(kind, "width") == site.axis for kind in kinds):
+        return False
+    parts = [model.get_submodule(path) for path in (site.id, *site.consumers)]
+    return any(parameter.requires_grad for part in parts for parameter in part.parameters())
 
 
 def never_due(config: RunConfig, steps: int) -> str | None:

@@ -22,7 +22,8 @@ from torch import Tensor, fx, nn
 from ghostkit.costs import evaluating
 from ghostkit.devices import as_taken
 from ghostkit.errors import GhostkitError
-from ghostkit.growth.history import history_of
+from ghostkit.growth.blocks import copied
+from ghostkit.growth.history import History
 from ghostkit.growth.tracing import trace
 from ghostkit.nn.ghost import CheapLayer, GhostModule
 
@@ -65,11 +66,11 @@ def deploy(model: nn.Module, example: Tensor | None = None) -> nn.Module:
     >>> any(isinstance(layer, torch.nn.BatchNorm2d) for layer in deployed.modules())
     False
     """
+    probe = random_images(model) if example is None else as_taken(example, model)
+    expected = outputs(model, probe)  # before it is copied: this brings up to date what hooks compute, as weight norm's
     new = stripped(model)
-    probe = random_images(new) if example is None else as_taken(example, new)
     for name in ("growth_history", "recipe"):  # both describe the training form
         vars(new).pop(name, None)
-    expected = outputs(model, probe)
     for module in list(new.modules()):
         if isinstance(module, GhostModule):
             fold_ghost_module(module)
@@ -87,7 +88,7 @@ def deploy(model: nn.Module, example: Tensor | None = None) -> nn.Module:
 
 def stripped(model: nn.Module) -> nn.Module:
     """Return a copy of ``model`` in eval mode without dropout, hooks and gradients."""
-    new = copy.deepcopy(model).eval().requires_grad_(False)
+    new = copied(model).eval().requires_grad_(False)
     for module in list(new.modules()):
         for hooks in HOOKS:
             getattr(module, hooks).clear()
@@ -104,7 +105,7 @@ def random_images(model: nn.Module) -> Tensor:
     convs = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d)]
     if not convs:
         raise GhostkitError(f"{type(model).__name__} has no convolution that says what its images are; give an example")
-    shape = history_of(model).image or (convs[0].in_channels, SIDE, SIDE)
+    shape = getattr(model, "growth_history", History()).image or (convs[0].in_channels, SIDE, SIDE)
     return torch.randn(IMAGES, *shape, generator=torch.Generator().manual_seed(0)).to(convs[0].weight)
 
 
@@ -272,7 +273,7 @@ def check_equal(model: nn.Module, images: Tensor, expected: list[Tensor], found:
         tolerance, largest, difference = TOLERANCE.get(wanted.dtype, HALF), largest_of(wanted), apart(got, wanted)
         if difference <= tolerance * largest:
             continue
-        exact = exact or outputs(copy.deepcopy(model).double(), images.double())
+        exact = exact or outputs(copied(model).double(), images.double())
         if not apart(got, exact[number]) <= ROUNDING * apart(wanted, exact[number]):  # so written, NaN is a difference
             raise GhostkitError(
                 f"the deployed copy of {type(model).__name__} differs from the original by {difference:.3g} where "

@@ -7,7 +7,6 @@ rolled back if it hurt. :meth:`Engine.settle` does both.
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from ghostkit.costs import LatencyTable, evaluating, layer_costs, macs, params
-from ghostkit.errors import ProbeError
+from ghostkit.errors import FrozenError, ProbeError
+from ghostkit.growth.blocks import copied
 from ghostkit.growth.candidates import candidates
 from ghostkit.growth.edits import ORDER, Edit
 from ghostkit.growth.grow import apply_edits, note_event
@@ -153,7 +153,7 @@ class Engine:
             return none, Choice((), over + limited), loss if math.isfinite(loss) else None
         try:
             frame = self.candidates(room)
-        except ProbeError as error:
+        except (FrozenError, ProbeError) as error:
             return none, Choice((), f"no growth: {error}"), None
         assert self.seedling is not None
         allowance = {unit: self.policy.share * size for unit, size in budget.room(self.seedling).items()}
@@ -174,7 +174,7 @@ class Engine:
         """
         rows, limits = list(choice.rows), budget.limits()
         while len(rows) > 1:
-            grown = copy.deepcopy(self.model)
+            grown = copied(self.model)
             apply_edits(grown, in_order(frame, rows), None, None, None, torch.Generator().manual_seed(0))
             cost = {"params": float(params(grown)), "macs": float(macs(grown, self.probe[0]))}
             if "milliseconds" in limits:
@@ -238,7 +238,7 @@ class Engine:
         price = {row["edit"]: float(row[unit]) for row in last.candidates if row["chosen"]}
         earned = []
         for edit, inverse in zip(last.edits, reversed(last.inverse), strict=True):
-            without = copy.deepcopy(self.model)
+            without = copied(self.model)
             apply_edits(without, [inverse], None, None, None, self.generator)
             earned.append((self._probe_loss(without) - loss, price[str(edit)], inverse))
         earned = self.agree(earned)

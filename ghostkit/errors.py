@@ -11,5 +11,9 @@ class GhostkitError(Exception):
     """Something that the user gave cannot be used; the message quotes it and says what was expected."""
 
 
+class FrozenError(GhostkitError):
+    """All that could grow would join frozen parts; an engine then records that it did not."""
+
+
 class ProbeError(GhostkitError):
     """The probe batch cannot tell what should grow; an engine then records that it did not."""

@@ -6,7 +6,6 @@ one image and for several. Only then is there a file.
 
 from __future__ import annotations
 
-import copy
 import importlib
 import io
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from ghostkit.checkpoint import load
 from ghostkit.errors import GhostkitError
 from ghostkit.files import write_atomically
+from ghostkit.growth.blocks import copied
 from ghostkit.growth.history import history_of
 from ghostkit.nn.zoo import build, build_recipe, load_weights, names, published_names, read_weights
 from ghostkit.runs import Run
@@ -59,12 +59,12 @@ def export(model: nn.Module, path: str | Path, image_shape: tuple[int, ...]) -> 
     write, read, packages = FORMATS[path.suffix]
     for package in packages:
         needed(package)
-    copied = copy.deepcopy(model).cpu().eval()
-    dtype = next((parameter.dtype for parameter in copied.parameters()), torch.float32)
+    twin = copied(model).cpu().eval()
+    dtype = next((parameter.dtype for parameter in twin.parameters()), torch.float32)
     images = torch.randn(max(CHECKED), *image_shape, generator=torch.Generator().manual_seed(0), dtype=dtype)
     with torch.no_grad():
-        expected = [outputs(copied, images[:count]) for count in CHECKED]
-        data = write(traced(copied, images[:2]))
+        expected = [outputs(twin, images[:count]) for count in CHECKED]
+        data = write(traced(twin, images[:2]))
         again = read(data)
         pairs = zip(CHECKED, expected, strict=True)
         differences = [relative_difference(again(images[:count]), right) for count, right in pairs]

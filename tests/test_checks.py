@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from itertools import islice
 from typing import Any
 
@@ -86,6 +87,14 @@ def test_kinds_without_a_place_to_grow_are_refused(model, kinds, found):
         check_can_grow(model, RunConfig(kinds=kinds))
     assert "choose others, or set when='never'" in str(caught.value)
     check_can_grow(model, RunConfig(kinds=kinds, when="never"))
+
+
+@pytest.mark.parametrize(("kinds", "refused"), [(("intrinsic", "block"), True), (("intrinsic", "stage"), False)])
+def test_where_all_that_could_grow_is_frozen_the_run_is_refused_before_it_trains(kinds, refused):
+    model = seedling(stages=ONE_EACH).requires_grad_(False)
+    model.classifier.requires_grad_(True)  # it reads a stream
+    with pytest.raises(GhostkitError, match="would join frozen parts") if refused else nullcontext():
+        check_can_grow(model, RunConfig(kinds=kinds))
 
 
 @pytest.mark.parametrize(
@@ -192,7 +201,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"budget_params": 20}, "the budget of 20 params is not above the seedling, .*raise budget_params"),
     ({"budget_macs": 20}, "the budget of 20 macs is not above the seedling, .*raise budget_macs"),
     ({"budget_milliseconds": 1e-6}, "the budget of 1e-06 milliseconds is not above .*raise budget_milliseconds"),
-    ({"budget_factor": 1.0}, "macs is not above the seedling"),
+    ({"budget_factor": 1.0}, "budget_factor = 1.0: Input should be greater than 1"),
     ({"device": "abacus"}, "device='abacus' with precision='32-true' cannot be used"),
     ({"precision": "3-true"}, "device='cpu' with precision='3-true' cannot be used"),
 ]

@@ -337,6 +337,21 @@ class Branching(nn.Module):
         return self.conv(x) if x.sum() > 0 else x
 
 
+@pytest.mark.parametrize("norm", ["weight_norm", "spectral_norm"])
+@pytest.mark.filterwarnings("ignore")  # PyTorch would rather have parametrizations
+def test_weights_that_a_hook_computes_are_those_of_now(norm: str, tmp_path) -> None:
+    torch.manual_seed(0)
+    conv = getattr(torch.nn.utils, norm)(nn.Conv2d(1, 4, 3))
+    model, images = nn.Sequential(conv, nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)), torch.randn(4, 1, 8, 8)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    model(images).square().mean().backward()
+    optimizer.step()  # the weight that the hook keeps is one step old now
+    deployed = ghostkit.deploy(model, images)
+    with torch.no_grad():
+        assert torch.allclose(deployed(images), model.eval()(images), atol=1e-6)
+    assert ghostkit.export(model, tmp_path / "model.pt2", (1, 8, 8)) < 1e-4
+
+
 def test_a_network_that_cannot_be_traced_says_so() -> None:
     with pytest.raises(ghostkit.GhostkitError, match="Branching cannot be traced"):
         ghostkit.deploy(Branching())

@@ -204,6 +204,27 @@ def endless(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
     return cross_entropy(model, images, targets) / 0
 
 
+@pytest.mark.parametrize("unit", ["macs", "params"])
+def test_where_nothing_fits_nothing_is_scored_and_nothing_paid_for(unit):
+    engine = make(policy=Policy(), settings={**SETTINGS, "kinds": KINDS})
+    size = dict(zip(("params", "macs"), counted(engine), strict=True))[unit]
+    engine.budget = Budget(**{unit: size + 1})
+    event = engine.grow()
+    assert event.reason == "no growth: nothing that could be added fits into what is left of the budget"
+    spent = engine.spent
+    engine.budget = Budget(**{unit: 2 * size})
+    assert engine.grow().edits
+    assert engine.spent > 5 * spent  # of the first look, the probe's loss alone
+
+
+def test_a_network_that_is_frozen_does_not_grow_and_the_event_says_why():
+    engine = make()
+    engine.model.requires_grad_(False)
+    event = engine.grow()
+    assert event.edits == ()
+    assert event.reason.startswith("no growth: all that could grow in GhostNet would join frozen parts")
+
+
 IMAGES, TARGETS = torch.randn(40, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 5
 BLIND: dict[str, tuple[dict[str, Any], str]] = {
     "one image": ({"probe": (IMAGES[:1], TARGETS[:1])}, r"holds 1 image\(s\)"),

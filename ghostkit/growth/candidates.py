@@ -12,15 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from ghostkit.costs import LatencyTable
-from ghostkit.errors import GhostkitError, ProbeError
+from ghostkit.errors import FrozenError, GhostkitError, ProbeError
 from ghostkit.growth.blocks import copied, unhook
 from ghostkit.growth.edits import INITS, KINDS, AddBlock, AddBranch, AddIntrinsic, Growth, WidenStage, take_down
-from ghostkit.growth.gain import fisher_gain, per_sample_gradient
 from ghostkit.growth.layers import is_plain, reader
 from ghostkit.growth.ledger import Ledger
 from ghostkit.growth.precision import device_of, in_full
-from ghostkit.growth.proposals import Loss, Seen, observe, propose, searched, unseen
-from ghostkit.growth.scoring import SCORES, score_attached
+from ghostkit.growth.proposals import Loss, Seen, inits_of_widths, observe, propose, searched, unseen
+from ghostkit.growth.scoring import SCORES, Part, score_attached
 from ghostkit.growth.sites import Site, pick, sites, units
 from ghostkit.growth.sizing import sizes_of, sizes_within
 
@@ -73,7 +72,7 @@ def candidates(
         extras: further columns: ``"saturation"``, the share of its site's channels that is used (NORTH), and
             ``"gain_ratio"``, the gain per new number over the mean gain per number there is.
         room: what may be added, by unit (``"macs"``, ``"params"``, ``"milliseconds"``): channels are offered in no
-            larger number than fits; None for no limit.
+            larger number than fits, and where nothing fits at all, no pass is made; None for no limit.
         together: whether the channels of a unit have to fit in together.
         latency: milliseconds of layers by kind; measured here when None.
         generator: where random weights draw from.
@@ -87,8 +86,8 @@ def candidates(
     Raises:
         ProbeError: if the batch cannot tell what should grow: one image, labels that are all equal, values that are not
             finite.
-        GhostkitError: if an argument is unknown, the model has no site or cannot be copied, or all that could grow is
-            frozen.
+        FrozenError: if all that could grow would join frozen parts.
+        GhostkitError: if an argument is unknown, the model has no site or cannot be copied.
     """
     inits = (how,) if isinstance(how, str) else tuple(how)
     generator = generator or torch.Generator().manual_seed(0)
@@ -100,7 +99,9 @@ def candidates(
         raise GhostkitError(f"{type(model).__name__} has no site: nothing in it can grow")
     grown = matching(known, at)
     ledger = Ledger(original, images[:1], latency or LatencyTable(batch=1))
-    blind = score == UNSCORED and not extras and not any(map(searched, inits))
+    if room and not anything_fits(room, original, known, grown, kinds, kernel_sizes, ledger):
+        return nothing()
+    blind = score == UNSCORED and not extras and not any(map(searched, inits_of_widths(inits)))
     with unheard(device_of(original)):
         seen = unseen(known) if blind else observe(original, known, images, targets, loss)
     grown = [site for site in grown if site.axis == "depth" or site.id in seen]
@@ -110,7 +111,7 @@ def candidates(
     proposed = list(propose(original, known, grown, sizes, seen, kinds, kernel_sizes, inits, generator))
     proposals = [proposal for proposal in proposed if learns(proposal.edit, model, known)]
     if proposed and not proposals:
-        raise GhostkitError(
+        raise FrozenError(
             f"all that could grow in {type(model).__name__} would join frozen parts and learn nothing; expected "
             "some of their parameters to require gradients"
         )
@@ -139,7 +140,7 @@ def candidates(
         used = {site_id: saturation(here) for site_id, here in seen.items()}
         frame["saturation"] = [saturation_at(site, known, used) for site in frame["site"]]
     if "gain_ratio" in extras:
-        usual = mean_gain(original, seen)
+        usual = mean_gain(original, seen, score) if score in SCORES else 1.0
         each = {number: scored.gain / max(scored.numbers, 1) for number, scored in found.items()}
         frame["gain_ratio"] = [each.get(number, 0.0) / usual for number in frame.index]
     order = frame["gain"].sort_values(ascending=False, kind="stable").index
@@ -153,6 +154,32 @@ def candidates(
     passes = SCORING_PASS * (forwards + looked)
     found_and_scored = sum(proposal.macs for proposal in proposals) + sum(scored.macs for scored in found.values())
     frame.attrs["macs"] = passes + found_and_scored
+    return frame
+
+
+def anything_fits(
+    room: Mapping[str, float],
+    model: nn.Module,
+    known: list[Site],
+    grown: list[Site],
+    kinds: Sequence[str],
+    kernel_sizes: Sequence[int],
+    ledger: Ledger,
+) -> bool:
+    """Return whether any edit, of channels the fewest, fits into ``room``; weights are of no account for that."""
+    draw = torch.Generator().manual_seed(0)
+    sizes = {name: size.shrunk(0.0) for name, size in sizes_of(model, known, grown, kinds).items()}
+    for proposal in propose(model, known, grown, sizes, unseen(known), kinds, kernel_sizes, ["random"], draw):
+        price = ledger.added(take_down(proposal.edit, model, known, draw))
+        if all(float(getattr(price, unit)) <= left for unit, left in room.items()):
+            return True
+    return False
+
+
+def nothing() -> pd.DataFrame:
+    """Return the candidates where there are none."""
+    frame = pd.DataFrame(columns=list(COLUMNS))
+    frame.attrs = {"macs": 0.0, "responses": []}
     return frame
 
 
@@ -243,7 +270,7 @@ def saturation(seen: Seen) -> float:
     Source: Maile et al., "When, where, and how to add new neurons to ANNs", AutoML 2022; the rank is the exponential of
     the spectrum's entropy (Roy and Vetterli, 2007), which needs no threshold.
     """
-    features = seen.features.transpose(0, 1).flatten(1).double()
+    features = seen.features[0].transpose(0, 1).flatten(1).double()
     features = features - features.mean(1, keepdim=True)
     spectrum = torch.linalg.eigvalsh(features @ features.mT).clamp(min=0)
     if not bool(spectrum.sum() > 0):
@@ -263,16 +290,15 @@ def saturation_at(site_id: str, known: list[Site], used: dict[str, float]) -> fl
     return max((used[name] for name in writing if name in used), default=0.0)
 
 
-def mean_gain(model: nn.Module, seen: dict[str, Seen]) -> float:
-    """Return the mean gain, per number, of the weights that read the sites' channels now."""
+def mean_gain(model: nn.Module, seen: dict[str, Seen], score: str) -> float:
+    """Return the mean gain, per number, of the weights that read the sites' channels now, by the same ``score``."""
     gains, numbers = 0.0, 0
     for here in seen.values():
-        for path, delta in zip(here.readers, here.deltas, strict=True):
-            layer, x = reader(model.get_submodule(path)), here.features
-            if not is_plain(layer):
-                continue
-            if here.readers[0] != path and x.shape[2:] != delta.shape[2:]:
-                continue  # only what the first consumer reads was kept
-            gradients = per_sample_gradient(layer, x, delta)
-            gains, numbers = gains + max(fisher_gain(gradients), 0.0), numbers + gradients.shape[1]
+        for path, x, delta in zip(here.readers, here.features, here.deltas, strict=True):
+            layer = reader(model.get_submodule(path))
+            if is_plain(layer):
+                there = Part(layer, x, delta)
+                gradients = there.gradients()
+                gains += max(SCORES[score](there, there, gradients), 0.0)
+                numbers += gradients.shape[1]
     return max(gains / max(numbers, 1), 1e-12)

@@ -289,6 +289,9 @@ def choose(
         allowance: what this event may spend, by unit.
         generator: where random placement draws from.
     """
+    if frame.empty:
+        left = "that could be added fits into what is left of the budget" if room else "can be added any more"
+        return Choice((), f"no growth: nothing {left}")
     if policy.when == "gain-ratio" and (best := float(frame["gain_ratio"].max())) <= policy.ratio:
         return Choice((), f"no growth: the best candidate's gain ratio is {best:.3g}, not above {policy.ratio:g}")
     by_gain = policy.where in COST_OF

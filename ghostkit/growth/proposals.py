@@ -65,7 +65,7 @@ class Seen:
     Args:
         inputs: path of each producer -> its input (B, C, H, W).
         readers: paths of the consumers that took part in the pass.
-        features: what the first of them reads (B, C, ...).
+        features: what each of them reads (B, C, ...).
         deltas: gradients at their outputs.
         intrinsic: width: the module's intrinsic maps (B, m, H, W).
         ghosts: width: the module's ghost maps (B, g, H, W), as far as they are not cut off.
@@ -74,7 +74,7 @@ class Seen:
 
     inputs: dict[str, Tensor]
     readers: list[str]
-    features: Tensor
+    features: list[Tensor]
     deltas: list[Tensor]
     intrinsic: Tensor | None = None
     ghosts: Tensor | None = None
@@ -132,7 +132,7 @@ def observe(model: nn.Module, known: Sequence[Site], images: Any, targets: Any, 
         here = seen[site.id] = Seen(
             {path: probe.inputs[path] for path in site.producers},
             readers,
-            probe.inputs[f"reader of {readers[0]}"],
+            [probe.inputs[f"reader of {path}"] for path in readers],
             [probe.gradients[f"reader of {path}"] for path in readers],
         )
         if site.axis == "width":
@@ -144,8 +144,7 @@ def observe(model: nn.Module, known: Sequence[Site], images: Any, targets: Any, 
 
 def unseen(known: Sequence[Site]) -> dict[str, Seen]:
     """Return what no pass shows at each site, for weights that are not searched for."""
-    nothing = torch.empty(0)
-    return {site.id: Seen(dict.fromkeys(site.producers, nothing), [], nothing, []) for site in known}
+    return {site.id: Seen(dict.fromkeys(site.producers, torch.empty(0)), [], [], []) for site in known}
 
 
 def propose(
@@ -172,7 +171,7 @@ def propose(
         inits: how weights start; a kind of edit that knows none of them starts in its own usual way.
         generator: where random weights draw from.
     """
-    width_inits = [init for init in inits if init in WIDTH_INITS] or ["svd"]
+    width_inits = inits_of_widths(inits)
     block_inits = ["clone"] * ("clone" in inits) + ["random"] * (set(inits) != {"clone"})
     for site in grown:
         if site.axis == "depth" and "block" in kinds:
@@ -196,6 +195,11 @@ def propose(
             link = AddLink(source, target)
             if link.site in places:
                 yield alike(link)
+
+
+def inits_of_widths(inits: Sequence[str]) -> list[str]:
+    """Return those of ``inits`` that channels, branches and layers may start by, or their usual one."""
+    return [init for init in inits if init in WIDTH_INITS] or ["svd"]
 
 
 def alike(edit: Growth, macs: float = 0.0) -> Proposal:

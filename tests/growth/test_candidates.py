@@ -464,6 +464,69 @@ def test_without_a_score_weights_that_are_searched_for_still_are(host: Callable)
     assert 0 < frame.attrs["macs"] < best.attrs["macs"]
 
 
+@pytest.mark.parametrize("kinds", [("layer",), ("branch", "intrinsic", "stage")])
+def test_weights_that_start_in_their_usual_way_are_searched_for_without_a_score_too(
+    host: Callable, kinds: tuple[str, ...]
+) -> None:
+    model, images, targets = host("seedling")
+    usual, cloned = (score(model, images, targets, score="none", how=how, kinds=kinds) for how in ("svd", "clone"))
+    assert set(cloned["init"]) == {"svd"}
+    found, expected = ({str(edit): edit.tensors for edit in table["edit"]} for table in (cloned, usual))
+    assert found.keys() == expected.keys()
+    for name, tensors in found.items():
+        assert all(torch.equal(tensor, expected[name][key]) for key, tensor in tensors.items()), name
+
+
+@pytest.mark.parametrize("kind", ["fisher", "raw", "scaled", "residual", "whitened"])
+def test_a_gain_ratio_does_not_depend_on_the_units_of_the_loss(host: Callable, kind: str) -> None:
+    model, images, targets = host("grown")
+
+    def tenfold(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+        return 10 * entropy(model, images, targets)
+
+    ratios = [
+        candidates(model, images, targets, loss, score=kind, extras=("gain_ratio",), latency=Flat())["gain_ratio"]
+        for loss in (entropy, tenfold)
+    ]
+    assert float(ratios[0].max()) > 0
+    assert np.allclose(*ratios, rtol=1e-4)
+
+
+class Forked(nn.Module):
+    """Two layers read one convolution at different resolutions, and put out maps of one size (as ResNet-D does)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm, self.pool = nn.Conv2d(1, 6, 3, padding=1), nn.BatchNorm2d(6), nn.AvgPool2d(2)
+        self.short, self.conv = nn.Conv2d(6, 8, 1), nn.Conv2d(6, 8, 3, 2, 1)
+        self.last, self.head = nn.BatchNorm2d(8), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.norm(self.stem(x)))
+        beside = self.short(self.pool(x))
+        return self.head(F.relu(self.last(self.conv(x) + beside)).mean((2, 3)))
+
+
+def test_gain_ratios_of_a_site_that_is_read_at_two_resolutions() -> None:
+    torch.manual_seed(0)
+    frame = score(Forked(), torch.randn(16, 1, 8, 8), torch.arange(16) % 4, extras=("gain_ratio",))
+    assert "stem" in set(frame["site"])
+    assert np.isfinite(frame["gain_ratio"]).all()
+
+
+@pytest.mark.parametrize("room", [{"macs": 0.0}, {"params": 3.0}, {"macs": 1e9, "params": 1.0}])
+def test_where_nothing_fits_no_pass_is_made(host: Callable, room: dict[str, float]) -> None:
+    model, images, _ = host("seedling")
+
+    def not_to_be_called(*_: object) -> Tensor:
+        raise AssertionError
+
+    frame = candidates(model, images, None, not_to_be_called, room=room, latency=Flat())
+    assert list(frame.columns) == COLUMNS
+    assert frame.empty
+    assert frame.attrs == {"macs": 0.0, "responses": []}
+
+
 def test_what_would_join_frozen_parts_is_not_offered(host: Callable) -> None:
     model, images, targets = host("seedling")
     model.requires_grad_(False)

@@ -51,6 +51,16 @@ def pick(frame, policy=None, state=None, room=None, allowance=None, generator=No
     return choose(frame, policy or Policy(), state or PolicyState(), room, allowance, generator or draw())
 
 
+@pytest.mark.parametrize("policy", [Policy(), Policy(when="gain-ratio"), Policy(where="sprout")], ids=lambda p: p.when)
+@pytest.mark.parametrize(("room", "words"), [({"macs": 5.0}, "fits into"), ({}, "can be added any more")])
+def test_where_there_is_no_candidate_nothing_grows_and_the_reason_says_so(policy, room, words):
+    frame = frame_of()
+    frame.attrs["responses"] = []
+    choice = pick(frame, policy, room=room)
+    assert choice.rows == ()
+    assert words in choice.reason
+
+
 # When
 
 
