@@ -342,7 +342,10 @@ class Branching(nn.Module):
 def test_weights_that_a_hook_computes_are_those_of_now(norm: str, tmp_path) -> None:
     torch.manual_seed(0)
     conv = getattr(torch.nn.utils, norm)(nn.Conv2d(1, 4, 3))
-    model, images = nn.Sequential(conv, nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)), torch.randn(4, 1, 8, 8)
+    model, images = (
+        nn.Sequential(conv, nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)),
+        torch.randn(4, 1, 8, 8),
+    )
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     model(images).square().mean().backward()
     optimizer.step()  # the weight that the hook keeps is one step old now

@@ -361,7 +361,8 @@ LARGEST_KERNEL = 31
 
 def bare(edit: Edit) -> Edit:
     """Return ``edit`` without what its candidate found, as it is stored: a history holds no weights."""
-    return replace(edit, **{f.name: None for f in fields(edit) if not f.compare})
+    found: dict[str, Any] = {f.name: None for f in fields(edit) if not f.compare}
+    return replace(edit, **found)
 
 
 def edit_to_json(edit: Edit) -> dict[str, Any]:

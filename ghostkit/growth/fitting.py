@@ -23,9 +23,7 @@ from ghostkit.nn.ghost import GhostModule
 __all__ = ["fitted", "note_columns", "reading_path"]
 
 
-def fitted(
-    edit: Edit, host: nn.Module, owners: Mapping[str, Tensor], generator: torch.Generator | None = None
-) -> Edit:
+def fitted(edit: Edit, host: nn.Module, owners: Mapping[str, Tensor], generator: torch.Generator | None = None) -> Edit:
     """Return ``edit`` with weights that pay no heed to what came since they were found.
 
     Args:

@@ -399,7 +399,11 @@ def _(edit: WidenStage, host: nn.Module, known: list[Site], generator: torch.Gen
         if count > stream.maps:
             raise GhostkitError(f"{edit}: only {stream.maps} maps are there to split")
         chosen = most_used(host, site, next(iter(stream.ghosts.values()), None), count)
-    surgery = Surgery(host, generator_of(edit, generator), inverse=NarrowStage(site.id, tuple(range(stream.maps, stream.maps + count))))
+    surgery = Surgery(
+        host,
+        generator_of(edit, generator),
+        inverse=NarrowStage(site.id, tuple(range(stream.maps, stream.maps + count))),
+    )
     change_stream(edit, host, site, stream, more(stream.maps, count, chosen), surgery)
     return surgery
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,9 +20,10 @@ __all__ = ["closing_table", "compute_accuracy", "compute_accuracy_text"]
 
 Curves = Mapping[str, pd.DataFrame | Sequence[pd.DataFrame]]
 NOTHING = "Nothing has been measured yet."
+ROUNDING = 1e-9  # of progress
 
 
-def compute_accuracy(curves: Curves, spread: bool = False) -> go.Figure:
+def compute_accuracy(curves: Curves, spread: bool = False, apart: bool = False) -> go.Figure:
     """Return test accuracy (or mAP50, or mIoU) over the training compute spent, one colour per label.
 
     Args:
@@ -29,6 +31,8 @@ def compute_accuracy(curves: Curves, spread: bool = False) -> go.Figure:
             many labels, the first eight are told apart; give the best ones first.
         spread: draw a band of one standard deviation to each side of the mean instead of the thin lines; means are
             then taken of runs that are equally far, of their compute as well.
+        apart: each row of a frame is a run of its own, as :func:`ghostkit.studies.arm_curves` has them: means are taken
+            at each ``progress``, over the frames that have it.
 
     Raises:
         GhostkitError: if a column is missing.
@@ -41,7 +45,8 @@ def compute_accuracy(curves: Curves, spread: bool = False) -> go.Figure:
     looks = line_looks(len(runs))
     for (label, frames), (colour, dash) in zip(runs.items(), looks, strict=True):
         lines = [(frame["compute"].to_numpy(float), frame[metric].to_numpy(float)) for frame in frames]
-        mean = [_mean_curve(frames, metric)] if len(frames) > 1 else []
+        mean = [_mean_curve(frames, metric, apart)] if len(frames) > 1 else []
+        said = html.escape(label, quote=False)
         if spread and mean:
             compute, reached, sd = _spread_curve(frames, metric)
             lines, mean = [], [(compute, reached)]
@@ -52,21 +57,21 @@ def compute_accuracy(curves: Curves, spread: bool = False) -> go.Figure:
             figure.add_scatter(
                 x=compute / divisor,
                 y=100 * reached,
-                name=f"{label} (mean of {len(frames)})" if mean else label,
+                name=f"{said} (mean of {_counted(frames, apart)})" if mean else said,
                 legendgroup=label,
                 showlegend=bold,
                 mode="lines+markers" if bold and len(compute) <= 30 and not spread else "lines",
                 line={"color": colour, "width": 2.4 if bold else 1, "dash": dash if bold else "solid"},
                 marker={"size": 5},
                 opacity=1 if bold else 0.4,
-                hovertemplate=f"{label}<br>%{{y:.2f}} % after %{{x:.4~g}} {unit}<extra></extra>",
+                hovertemplate=f"{said}<br>%{{y:.2f}} % after %{{x:.4~g}} {unit}<extra></extra>",
             )
     others = sum(colour == FAINT for colour, _ in looks)
     if others:
         figure.add_scatter(x=[None], y=[None], mode="lines", name=f"{others} others", line={"color": FAINT, "width": 1})
     return finish(
         figure,
-        compute_accuracy_text(curves),
+        compute_accuracy_text(curves, apart),
         height=420 + legend_room([str(trace.name) for trace in figure.data if trace.showlegend]),
         xaxis={"title": {"text": f"compute spent ({unit})"}, "rangemode": "tozero"},
         yaxis={"title": {"text": f"{_judged_on(runs)} {METRICS[metric]} (%)"}},
@@ -79,9 +84,10 @@ def _spread_curve(frames: Sequence[pd.DataFrame], metric: str) -> tuple[np.ndarr
     """Return the means of compute and ``metric`` of runs that are equally far, and the metric's standard deviation."""
     for frame in frames:
         check_columns(frame, ("progress",), "metrics")
+    low = max(float(frame["progress"].min()) for frame in frames)
     high = min(float(frame["progress"].max()) for frame in frames)
     far = np.unique(np.concatenate([frame["progress"].to_numpy(float) for frame in frames]))
-    far = far[far <= high]
+    far = far[(far >= low) & (far <= high)]
     compute = np.mean([np.interp(far, frame["progress"], frame["compute"]) for frame in frames], axis=0)
     reached = np.array([np.interp(far, frame["progress"], frame[metric]) for frame in frames])
     return compute, reached.mean(axis=0), reached.std(axis=0, ddof=1)
@@ -117,43 +123,70 @@ def _tests(curves: Curves) -> tuple[dict[str, list[pd.DataFrame]], str]:
     return runs, next(iter(metrics), metric_of(()))
 
 
-def _mean_curve(frames: Sequence[pd.DataFrame], metric: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mean of ``metric`` over the compute that all runs share, by linear interpolation."""
+def _mean_curve(frames: Sequence[pd.DataFrame], metric: str, apart: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean of ``metric`` over the compute that all runs share, by linear interpolation.
+
+    Where rows are ``apart``, and where runs share no compute, it is the mean of compute and ``metric`` at each, or at
+    the last, of their rows.
+    """
+    if apart:
+        means = pd.concat(frames).groupby("progress")[["compute", metric]].mean()
+        return means["compute"].to_numpy(float), means[metric].to_numpy(float)
     low = max(float(frame["compute"].min()) for frame in frames)
     high = min(float(frame["compute"].max()) for frame in frames)
     grid = np.unique(np.concatenate([frame["compute"].to_numpy(float) for frame in frames]))
     grid = grid[(grid >= low) & (grid <= high)]
+    if not len(grid):
+        last = pd.DataFrame([frame[["compute", metric]].iloc[-1] for frame in frames]).mean()
+        return np.array([last["compute"]]), np.array([last[metric]])
     return grid, np.mean([np.interp(grid, frame["compute"], frame[metric]) for frame in frames], axis=0)
 
 
-def compute_accuracy_text(curves: Curves) -> str:
+def _counted(frames: Sequence[pd.DataFrame], apart: bool) -> str:
+    """Return how many runs a mean is of, the fewest and the most where they are ``apart`` and differ."""
+    counts = pd.concat(frames)["progress"].value_counts() if apart else pd.Series([len(frames)])
+    return f"{counts.min()} to {counts.max()}" if counts.min() < counts.max() else str(counts.max())
+
+
+def _farthest(frames: Sequence[pd.DataFrame]) -> list[pd.Series]:
+    """Return the last rows of those frames that came as far as any; of frames that do not say how far, of all."""
+    last = [frame.iloc[-1] for frame in frames]
+    far = [float(row.get("progress", 1.0)) for row in last]
+    return [row for row, reached in zip(last, far, strict=True) if reached >= max(far) - ROUNDING]
+
+
+def compute_accuracy_text(curves: Curves, apart: bool = False) -> str:
     """Return what each run, or group of runs, had reached when its compute was spent.
 
     Args:
-        curves: label -> ``run.metrics``, or a list of them.
+        curves: label -> ``run.metrics``, or a list of them, of which those that came farthest count.
+        apart: as for :func:`compute_accuracy`.
 
     Raises:
         GhostkitError: if a column is missing.
     """
     runs, metric = _tests(curves)
-    rows = [
-        {
-            "run": label,
-            "runs": len(frames),
-            "compute spent": quantity(float(np.mean([frame["compute"].iloc[-1] for frame in frames])), "MAC"),
-            f"{_judged_on(runs)} {METRICS[metric]}": _mean_percent([float(frame[metric].iloc[-1]) for frame in frames]),
-            "course": sparkline(_mean_curve(frames, metric)[1], 24),
-        }
-        for label, frames in runs.items()
-    ]
+    rows = []
+    for label, frames in runs.items():
+        last = _farthest(frames)
+        rows.append(
+            {
+                "run": label,
+                "runs": str(len(frames)) if len(last) == len(frames) else f"{len(last)} of {len(frames)}",
+                "compute spent": quantity(float(np.mean([row["compute"] for row in last])), "MAC"),
+                f"{_judged_on(runs)} {METRICS[metric]}": _mean_percent([float(row[metric]) for row in last]),
+                "course": sparkline(_mean_curve(frames, metric, apart)[1], 24),
+            }
+        )
     return table_text(pd.DataFrame(rows)) if rows else NOTHING
 
 
 def _mean_percent(values: float | Sequence[float] | None) -> str:
-    """Return an accuracy in percent; of several runs, the mean and the standard deviation."""
+    """Return an accuracy in percent; of several runs, the mean and the standard deviation of those that are numbers."""
     shares = np.atleast_1d(np.asarray(np.nan if values is None else values, dtype=float))
+    shares = shares[np.isfinite(shares)]
     if len(shares) < 2:
-        return percent(float(shares.mean()))
+        return percent(float(shares.mean()) if len(shares) else np.nan)
     return f"{100 * shares.mean():.2f} ± {100 * shares.std(ddof=1):.2f} %"
 
 

@@ -52,7 +52,12 @@ def curves_drawn(metrics: pd.DataFrame, events: pd.DataFrame | None = None, step
     steps = pd.DataFrame({"epoch": [], "loss": []}) if steps is None else steps
     check_columns(steps, ("epoch", "loss"), "steps")
     span = max([0.0, *metrics["epoch"].tail(1), *steps["epoch"].tail(1)]) or 1.0
-    traces = [_watched(steps), *_measured(metrics, metric), _size(metrics, divisor, unit), *_event_marks(events, span)]
+    traces = [
+        _watched(steps),
+        *_measured(metrics, metric),
+        _size(metrics, events, divisor, unit),
+        *_event_marks(events, span),
+    ]
     layout = {
         "height": 560,
         "xaxis": {"title": {"text": "epoch"}, "anchor": "y4", "range": [-0.01 * span, 1.015 * span]},
@@ -117,9 +122,13 @@ def _split(metrics: pd.DataFrame, name: str, points: int = 1000) -> pd.DataFrame
     return rows.iloc[np.unique(np.linspace(0, len(rows) - 1, min(points, len(rows))).astype(int))]
 
 
-def _size(metrics: pd.DataFrame, divisor: float, unit: str) -> dict[str, Any]:
-    """Return the MACs per image as stairs: the rows at which they changed, and the last one."""
-    rows = metrics.sort_values("step", kind="stable")
+def _size(metrics: pd.DataFrame, events: pd.DataFrame | None, divisor: float, unit: str) -> dict[str, Any]:
+    """Return the MACs per image as stairs: where they changed, at an event or between two measurements, and the end."""
+    rows = metrics[["step", "epoch", "macs", "params"]]
+    if events is not None and not events.empty and {"step", "macs_after", "params_after"} <= {*events}:
+        grown = events.rename(columns={"macs_after": "macs", "params_after": "params"})
+        rows = pd.concat([rows, grown[list(rows.columns)]])
+    rows = rows.sort_values(["step", "epoch"], kind="stable")
     rows = rows[rows["macs"].ne(rows["macs"].shift()) | (np.arange(len(rows)) == len(rows) - 1)]
     return {
         "x": rows["epoch"],

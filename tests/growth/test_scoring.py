@@ -13,7 +13,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ghostkit.costs import LatencyTable
-from ghostkit.growth import AddBranch, AddIntrinsic, Edit, WidenStage, depth, grow, layers, proposals, sites, undo, width
+from ghostkit.growth import (
+    AddBranch,
+    AddIntrinsic,
+    Edit,
+    WidenStage,
+    depth,
+    grow,
+    layers,
+    proposals,
+    sites,
+    undo,
+    width,
+)
 from ghostkit.growth.candidates import candidates, scratch_copy
 from ghostkit.growth.channels import ChannelMap
 from ghostkit.growth.edits import KINDS
