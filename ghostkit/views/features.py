@@ -19,6 +19,9 @@ from ghostkit.views.wording import table_text
 
 __all__ = ["feature_mosaic", "feature_mosaic_text"]
 
+RANGE = "each map from its lowest value (dark) to its highest (bright)"
+SHARED_RANGE = "from the lowest value of all maps (dark) to the highest (bright)"
+
 
 def feature_mosaic(maps: np.ndarray, intrinsic: int, title: str = "Feature maps") -> go.Figure:
     """Return all feature maps of one layer as one image: intrinsic maps in one frame, ghost maps in another.
@@ -64,7 +67,7 @@ def feature_mosaic(maps: np.ndarray, intrinsic: int, title: str = "Feature maps"
         figure,
         feature_mosaic_text(maps, intrinsic),
         height=int(pixel * len(image)) + 66,
-        title={"text": title, "subtitle": {"text": "each map from its lowest value (dark) to its highest (bright)"}},
+        title={"text": title, "subtitle": {"text": RANGE if maps[0].size > 1 else SHARED_RANGE}},
         shapes=[part.frame(columns, width) for part in parts],
         annotations=[part.heading() for part in parts],
         xaxis={"constraintoward": "left", "range": [-2, image.shape[1]], **fitted},
@@ -85,11 +88,13 @@ def _checked_maps(maps: np.ndarray, intrinsic: int) -> np.ndarray:
 def _tiles(maps: np.ndarray) -> np.ndarray:
     """Return each map as bytes over its own range, with one pixel of paper below and to the right of it.
 
-    One byte a pixel and at most a quarter of a million pixels keep a notebook small.
+    Maps of a single pixel have no range of their own; they share one. One byte a pixel and at most a quarter of a
+    million pixels keep a notebook small.
     """
     stride = max(1, round((maps.size / 250_000) ** 0.5))
     small = np.nan_to_num(maps[:, ::stride, ::stride], posinf=0, neginf=0)
-    low, high = small.min(axis=(1, 2), keepdims=True), small.max(axis=(1, 2), keepdims=True)
+    over = None if small[0].size == 1 else (1, 2)
+    low, high = small.min(axis=over, keepdims=True), small.max(axis=over, keepdims=True)
     levels = 1 + np.round(254 * (small - low) / np.where(high > low, high - low, 1)).astype(np.uint8)
     return np.pad(levels, ((0, 0), (0, 1), (0, 1)))
 

@@ -5,6 +5,7 @@ What a policy does shows here before anything shows in an accuracy: when it grew
 
 from __future__ import annotations
 
+import html
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -51,6 +52,7 @@ def growth_histories(
     figure = go.Figure()
     looks = line_looks(len(stairs))
     for (label, courses), (colour, dash) in zip(stairs.items(), looks, strict=True):
+        said = html.escape(label, quote=False)
         for number, (x, y, events) in enumerate(courses):
             line = {"color": colour, "width": 1 if colour == FAINT else 1.8, "dash": dash, "shape": "hv"}
             common = {"legendgroup": label, "opacity": 0.5 if colour == FAINT else 0.85}
@@ -58,7 +60,7 @@ def growth_histories(
                 x=x / width,
                 y=y / height,
                 mode="lines",
-                name=label if len(courses) == 1 else f"{label} ({len(courses)} runs)",
+                name=said if len(courses) == 1 else f"{said} ({len(courses)} runs)",
                 showlegend=number == 0 and colour != FAINT,
                 line=line,
                 hoverinfo="skip",
@@ -70,7 +72,7 @@ def growth_histories(
                 mode="markers",
                 showlegend=False,
                 marker={"symbol": "triangle-up", "size": 8, "color": colour, "line": {"color": "white", "width": 1}},
-                hovertext=[_event_hover(label, event) for event in events.itertuples()],
+                hovertext=[_event_hover(said, event) for event in events.itertuples()],
                 hovertemplate=OWN_WORDS,
                 **common,
             )

@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 
 from ghostkit import views
@@ -43,6 +44,49 @@ def test_with_a_band_a_mean_is_of_runs_that_are_equally_far(metrics):
     tests = metrics[metrics["split"] == "test"]
     assert mean.x[-1] * 1e9 == pytest.approx(1.5 * tests["compute"].max())
     assert mean.y[-1] == pytest.approx(100 * tests["accuracy"].iloc[-1])
+
+
+def test_a_band_begins_where_all_runs_have_been_measured(metrics):
+    late = metrics[metrics["progress"] > 0.5]
+    mean = views.compute_accuracy({"run": [metrics, late]}, spread=True).data[-1]
+    tests = late[late["split"] == "test"]
+    assert list(mean.y) == pytest.approx(list(100 * tests["accuracy"]))
+
+
+def of_shares(*reached):
+    """A frame as the study's arms have it: at each share of F a run of its own."""
+    rows = [{"split": "test", "progress": share, "compute": 1e9 * share, "accuracy": value} for share, value in reached]
+    return pd.DataFrame(rows)
+
+
+def test_runs_apart_have_their_mean_at_every_compute_whichever_seeds_ran_it():
+    seeds = [of_shares((0.25, 0.8), (0.5, 0.85), (1.0, 0.9)), of_shares((0.5, 0.87)), of_shares((1.0, 0.92))]
+    figure = views.compute_accuracy({"arm": seeds}, apart=True)
+    mean = figure.data[-1]
+    assert list(mean.x) == [0.25, 0.5, 1.0]
+    assert list(mean.y) == pytest.approx([80, 86, 91])
+    assert [trace.name for trace in figure.data if trace.showlegend] == ["arm (mean of 1 to 2)"]
+    row = views.compute_accuracy_text({"arm": seeds}, apart=True).splitlines()[2].split()
+    assert row[:8] == ["arm", "2", "of", "3", "1.00", "GMAC", "91.00", "±"]
+
+
+def test_runs_that_share_no_compute_still_have_a_mean_and_a_name():
+    figure = views.compute_accuracy({"arm": [of_shares((1.0, 0.8)), of_shares((1.0, 0.9)).assign(compute=2e9)]})
+    assert [trace.name for trace in figure.data if trace.showlegend] == ["arm (mean of 2)"]
+    assert (figure.data[-1].x[0], figure.data[-1].y[0]) == pytest.approx((1.5, 85))
+
+
+def test_labels_are_no_markup(metrics, events):
+    figures = views.compute_accuracy({"<a> b": metrics}), views.growth_histories({"<a> b": [(metrics, events)]})
+    for figure in figures:
+        assert figure.data[0].name == "&lt;a&gt; b"
+
+
+def test_what_is_no_number_has_no_part_in_a_mean():
+    table = views.closing_table(
+        [{"network": n, "accuracy": a} for n, a in (("one", [0.9, np.nan]), ("none", [np.nan] * 2))]
+    )
+    assert list(table["test accuracy"]) == ["90.00 %", "–"]
 
 
 def test_of_many_labels_the_first_are_told_apart_and_the_others_counted(metrics):

@@ -13,6 +13,14 @@ def test_the_curves_show_loss_accuracy_and_macs_with_their_units(metrics, events
     assert titles == ["epoch", "loss (nats)", "accuracy (%)", "kMAC<br>per image"]
 
 
+def test_the_size_steps_where_growth_happened_and_not_where_it_was_next_measured(metrics, events):
+    size = next(trace for trace in views.training_curves(metrics, events).data if trace.name == "MACs per image")
+    grown = events[events["edits"].ne("")]
+    steps = dict(zip(size.x, size.y, strict=True))
+    for event in grown.itertuples():
+        assert steps[event.epoch] * 1e3 == pytest.approx(event.macs_after)
+
+
 def test_accuracy_is_drawn_in_percent(metrics):
     train = next(trace for trace in views.training_curves(metrics).data if trace.yaxis == "y3")
     assert 90 < train.y[-1] <= 101

@@ -41,6 +41,24 @@ def test_dead_and_broken_maps_are_drawn_too(maps):
     assert int((image > 0).sum()) == maps.size
 
 
+@pytest.mark.parametrize("side", [1, 2, 3, 28])
+def test_frames_and_headings_of_the_smallest_maps_are_inside_the_figure(side):
+    layout = views.feature_mosaic(np.random.default_rng(0).normal(size=(24, side, side)), 12).layout
+    low, high = sorted(layout.yaxis.range)
+    for place in [shape[name] for shape in layout.shapes for name in ("y0", "y1")] + [a.y for a in layout.annotations]:
+        assert low <= place <= high
+    first, second = (shape.y1 for shape in layout.shapes)
+    assert layout.annotations[1].y > first  # the second heading lies below the first frame
+    assert second > layout.annotations[1].y
+
+
+def test_maps_of_a_single_pixel_share_one_range():
+    figure = views.feature_mosaic(np.arange(6.0).reshape(6, 1, 1), 3)
+    drawn = figure.data[0].z
+    assert sorted(drawn[drawn > 0]) == [1, 52, 103, 153, 204, 255]
+    assert "of all maps" in figure.layout.title.subtitle.text
+
+
 def test_a_large_layer_stays_small_on_disk():
     figure = views.feature_mosaic(np.random.default_rng(0).normal(size=(256, 112, 112)), 128)
     assert len(figure.to_json()) < 600_000
