@@ -12,6 +12,7 @@ from ghostkit.config import ROUNDING, RunConfig
 from ghostkit.costs import evaluating
 from ghostkit.data import ImageData
 from ghostkit.errors import GhostkitError
+from ghostkit.growth.candidates import trained
 from ghostkit.growth.depth import link_places
 from ghostkit.growth.sites import Site, sites
 from ghostkit.nn.detectors import Dense
@@ -80,8 +81,7 @@ def may_learn(site: Site, model: nn.Module, kinds: Sequence[str]) -> bool:
     """Return whether one of ``kinds`` grows at ``site``, and would join parts that are trained."""
     if not any(AXES.get(kind, "width") == site.axis for kind in kinds):
         return False
-    parts = [model.get_submodule(path) for path in (site.id, *site.consumers)]
-    return any(parameter.requires_grad for part in parts for parameter in part.parameters())
+    return trained(model.get_submodule(path) for path in (site.id, *site.consumers))
 
 
 def never_due(config: RunConfig, steps: int) -> str | None:

@@ -138,7 +138,7 @@ class RunConfig(BaseModel):
     budget_macs: int | None = Field(None, gt=0, description="MACs per image that growth may not exceed")
     budget_milliseconds: float | None = Field(None, gt=0, description="measured latency that growth may not exceed")
     budget_factor: float = Field(
-        6.0, gt=1, description="when no budget is set: this many times the MACs of the seedling, its head left out"
+        6.0, ge=1, description="when no budget is set: this many times the MACs of the seedling, its head left out"
     )
     probe_samples: int = Field(128, ge=8, description="training images that candidates are scored on")
 

@@ -95,10 +95,9 @@ class Engine:
         """Return what could be grown now, best first.
 
         Args:
-            room: what is left of the budget, by unit; found here when None.
+            room: what is left of the budget, by unit; found here when None, for somebody who wants to see what does
+                not fit, too.
         """
-        if room is None:
-            room = self.budget.room(self.costs())
         frame = candidates(
             self.model,
             *self.probe,
@@ -106,7 +105,8 @@ class Engine:
             latency=self.latency,
             generator=self.generator,
             extras=self.policy.extras,
-            room=room,
+            room=self.budget.room(self.costs()) if room is None else room,
+            must_fit=room is not None,
             together=self.policy.together,
             **self.settings,
         )

@@ -201,7 +201,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"budget_params": 20}, "the budget of 20 params is not above the seedling, .*raise budget_params"),
     ({"budget_macs": 20}, "the budget of 20 macs is not above the seedling, .*raise budget_macs"),
     ({"budget_milliseconds": 1e-6}, "the budget of 1e-06 milliseconds is not above .*raise budget_milliseconds"),
-    ({"budget_factor": 1.0}, "budget_factor = 1.0: Input should be greater than 1"),
+    ({"budget_factor": 1.0}, "macs is not above the seedling, .*budget_factor"),
     ({"device": "abacus"}, "device='abacus' with precision='32-true' cannot be used"),
     ({"precision": "3-true"}, "device='cpu' with precision='3-true' cannot be used"),
 ]

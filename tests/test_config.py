@@ -47,7 +47,7 @@ from ghostkit.unattended import declared, words_of
         ({"learning_rate": float("nan")}, "parameter learning_rate = nan"),
         ({"batch_size": 1}, "parameter batch_size = 1: .*greater than or equal to 2"),
         ({"share": 1.01}, "parameter share = 1.01: .*less than or equal to 1"),
-        ({"budget_factor": 0.5}, "parameter budget_factor = 0.5: .*greater than 1"),
+        ({"budget_factor": 0.5}, "parameter budget_factor = 0.5: .*greater than or equal to 1"),
         ({"probe_samples": 7}, "parameter probe_samples = 7: .*greater than or equal to 8"),
         ({"epochs": -1, "share": 0}, "parameter epochs = -1: .*; parameter share = 0: "),
         ({"score": "none"}, "score='none' predicts no gain, so where='gain-per-mac'.*set where to 'random' or"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import Any
@@ -46,6 +46,7 @@ def candidates(
     score: str = "fisher",
     extras: Collection[str] = (),
     room: Mapping[str, float] | None = None,
+    must_fit: bool = False,
     together: bool = True,
     latency: LatencyTable | None = None,
     generator: torch.Generator | None = None,
@@ -72,7 +73,8 @@ def candidates(
         extras: further columns: ``"saturation"``, the share of its site's channels that is used (NORTH), and
             ``"gain_ratio"``, the gain per new number over the mean gain per number there is.
         room: what may be added, by unit (``"macs"``, ``"params"``, ``"milliseconds"``): channels are offered in no
-            larger number than fits, and where nothing fits at all, no pass is made; None for no limit.
+            larger number than fits; None for no limit.
+        must_fit: where nothing fits into ``room`` at all, make no pass and return no candidate.
         together: whether the channels of a unit have to fit in together.
         latency: milliseconds of layers by kind; measured here when None.
         generator: where random weights draw from.
@@ -99,7 +101,7 @@ def candidates(
         raise GhostkitError(f"{type(model).__name__} has no site: nothing in it can grow")
     grown = matching(known, at)
     ledger = Ledger(original, images[:1], latency or LatencyTable(batch=1))
-    if room and not anything_fits(room, original, known, grown, kinds, kernel_sizes, ledger):
+    if must_fit and room and not anything_fits(room, original, known, grown, kinds, kernel_sizes, ledger):
         return nothing()
     blind = score == UNSCORED and not extras and not any(map(searched, inits_of_widths(inits)))
     with unheard(device_of(original)):
@@ -247,13 +249,18 @@ def scratch_copy(model: nn.Module) -> nn.Module:
     return scratch.train()
 
 
+def trained(parts: Iterable[nn.Module]) -> bool:
+    """Return whether any parameter of ``parts`` is trained."""
+    return any(parameter.requires_grad for part in parts for parameter in part.parameters())
+
+
 def learns(edit: Growth, model: nn.Module, known: list[Site]) -> bool:
     """Return whether what ``edit`` starts at zero would be learned: it is frozen where all that it joins is."""
     if isinstance(edit, AddBranch | AddIntrinsic | WidenStage):
         joined = [reader(model.get_submodule(path)) for path in pick(known, edit.site).consumers]
     else:
         joined = [model.get_submodule(f"{edit.site}.{edit.after}" if isinstance(edit, AddBlock) else edit.site)]
-    return any(parameter.requires_grad for layer in joined for parameter in layer.parameters())
+    return trained(joined)
 
 
 @contextmanager

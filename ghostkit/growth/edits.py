@@ -2,8 +2,8 @@
 
 An edit is a frozen dataclass that JSON can hold. It may also carry tensors that its candidate found (a kernel, the
 weights of a block), and the seed that its other weights were drawn by; these are not stored, and without them new
-weights are drawn at random. What an edit does to a host
-is taken down by :func:`take_down`, whose cases live in :mod:`ghostkit.growth.width` and :mod:`ghostkit.growth.depth`.
+weights are drawn at random. What an edit does to a host is taken down by :func:`take_down`, whose cases live in
+:mod:`ghostkit.growth.width` and :mod:`ghostkit.growth.depth`.
 """
 
 from __future__ import annotations

@@ -74,10 +74,7 @@ class Ledger:
         inside = nn.Sequential(module)  # a bare layer, too, is then a part with a path
         priced: dict[str, LayerCost] = {}
         for call, read in enumerate(self.shapes[insert.input_of], start=1):  # a row may be called several times
-            if isinstance(first, nn.Linear):
-                shape = (*read[:-1], first.in_features) if len(read) != 4 else (1, first.in_features)
-            else:
-                shape = (1, first.in_channels, *read[2:])
+            shape = (1, first.in_features) if isinstance(first, nn.Linear) else (1, first.in_channels, *read[2:])
             example = torch.zeros(shape, device=self.example.device, dtype=self.example.dtype)
             layers = layer_costs(inside.to(example), example)
             priced |= {f"{insert.target}.{path} ({call})": layer for path, layer in layers.items()}

@@ -168,7 +168,8 @@ class Budget:
             if costs[unit] >= limit:
                 raise GhostkitError(
                     f"the budget of {limit:,.6g} {unit} is not above the seedling, which has {costs[unit]:,.6g}; raise "
-                    f"budget_{unit}, start from a smaller model, or set when='never'"
+                    f"budget_{unit} (budget_factor, where no budget was set), start from a smaller model, or set "
+                    "when='never'"
                 )
 
     def trainable(self, costs: Mapping[str, float], compute: float | None, images_each: float | None) -> Budget:

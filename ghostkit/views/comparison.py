@@ -20,7 +20,6 @@ __all__ = ["closing_table", "compute_accuracy", "compute_accuracy_text"]
 
 Curves = Mapping[str, pd.DataFrame | Sequence[pd.DataFrame]]
 NOTHING = "Nothing has been measured yet."
-ROUNDING = 1e-9  # of progress
 
 
 def compute_accuracy(curves: Curves, spread: bool = False, apart: bool = False) -> go.Figure:
@@ -126,8 +125,7 @@ def _tests(curves: Curves) -> tuple[dict[str, list[pd.DataFrame]], str]:
 def _mean_curve(frames: Sequence[pd.DataFrame], metric: str, apart: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Return the mean of ``metric`` over the compute that all runs share, by linear interpolation.
 
-    Where rows are ``apart``, and where runs share no compute, it is the mean of compute and ``metric`` at each, or at
-    the last, of their rows.
+    Runs that share none have one mean, of their last rows; rows that are ``apart`` have one for each ``progress``.
     """
     if apart:
         means = pd.concat(frames).groupby("progress")[["compute", metric]].mean()
@@ -137,22 +135,23 @@ def _mean_curve(frames: Sequence[pd.DataFrame], metric: str, apart: bool = False
     grid = np.unique(np.concatenate([frame["compute"].to_numpy(float) for frame in frames]))
     grid = grid[(grid >= low) & (grid <= high)]
     if not len(grid):
-        last = pd.DataFrame([frame[["compute", metric]].iloc[-1] for frame in frames]).mean()
-        return np.array([last["compute"]]), np.array([last[metric]])
+        ends = np.mean([frame[["compute", metric]].iloc[-1].to_numpy(float) for frame in frames], axis=0)
+        return ends[:1], ends[1:]
     return grid, np.mean([np.interp(grid, frame["compute"], frame[metric]) for frame in frames], axis=0)
 
 
 def _counted(frames: Sequence[pd.DataFrame], apart: bool) -> str:
     """Return how many runs a mean is of, the fewest and the most where they are ``apart`` and differ."""
-    counts = pd.concat(frames)["progress"].value_counts() if apart else pd.Series([len(frames)])
-    return f"{counts.min()} to {counts.max()}" if counts.min() < counts.max() else str(counts.max())
+    counts = [*pd.concat(frames)["progress"].value_counts()] if apart else [len(frames)]
+    fewest, most = min(counts), max(counts)
+    return f"{fewest} to {most}" if fewest < most else str(most)
 
 
 def _farthest(frames: Sequence[pd.DataFrame]) -> list[pd.Series]:
     """Return the last rows of those frames that came as far as any; of frames that do not say how far, of all."""
     last = [frame.iloc[-1] for frame in frames]
-    far = [float(row.get("progress", 1.0)) for row in last]
-    return [row for row, reached in zip(last, far, strict=True) if reached >= max(far) - ROUNDING]
+    far = np.array([float(row.get("progress", 1.0)) for row in last])
+    return [last[number] for number in np.flatnonzero(np.isclose(far, far.max()))]
 
 
 def compute_accuracy_text(curves: Curves, apart: bool = False) -> str:

@@ -41,9 +41,8 @@ def feature_mosaic(maps: np.ndarray, intrinsic: int, title: str = "Feature maps"
     count, height, width = tiles.shape
     columns = min(count, max(4, round((2.4 * count * height / width) ** 0.5)))
     pixel = min(960 / (columns * width), 84 / width)  # on the screen, for one pixel of a tile
-    parts = _parts(
-        count, intrinsic, columns, height, gap=max(3, int(np.ceil(34 / pixel)))
-    )  # frame and heading lie there
+    gap = max(3, int(np.ceil(34 / pixel)))  # frame and heading lie there
+    parts = _parts(count, intrinsic, columns, height, gap)
     corners = [corner for part in parts for corner in part.corners(columns, height, width)]
     image = np.zeros((parts[-1].bottom, columns * width), dtype=np.uint8)
     for tile, (y, x) in zip(tiles, corners, strict=True):

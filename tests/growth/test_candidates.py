@@ -521,7 +521,7 @@ def test_where_nothing_fits_no_pass_is_made(host: Callable, room: dict[str, floa
     def not_to_be_called(*_: object) -> Tensor:
         raise AssertionError
 
-    frame = candidates(model, images, None, not_to_be_called, room=room, latency=Flat())
+    frame = candidates(model, images, None, not_to_be_called, room=room, must_fit=True, latency=Flat())
     assert list(frame.columns) == COLUMNS
     assert frame.empty
     assert frame.attrs == {"macs": 0.0, "responses": []}
