@@ -23,6 +23,7 @@ RANGE = "each map from its lowest value (dark) to its highest (bright)"
 SHARED_RANGE = "from the lowest value of all maps (dark) to the highest (bright)"
 
 
+@np.errstate(invalid="ignore")  # means of values that are not finite
 def feature_mosaic(maps: np.ndarray, intrinsic: int, title: str = "Feature maps") -> go.Figure:
     """Return all feature maps of one layer as one image: intrinsic maps in one frame, ghost maps in another.
 
@@ -66,7 +67,7 @@ def feature_mosaic(maps: np.ndarray, intrinsic: int, title: str = "Feature maps"
         figure,
         feature_mosaic_text(maps, intrinsic),
         height=int(pixel * len(image)) + 66,
-        title={"text": title, "subtitle": {"text": RANGE if maps[0].size > 1 else SHARED_RANGE}},
+        title={"text": title, "subtitle": {"text": _legend(maps)}},
         shapes=[part.frame(columns, width) for part in parts],
         annotations=[part.heading() for part in parts],
         xaxis={"constraintoward": "left", "range": [-2, image.shape[1]], **fitted},
@@ -84,16 +85,31 @@ def _checked_maps(maps: np.ndarray, intrinsic: int) -> np.ndarray:
     return maps
 
 
+def _legend(maps: np.ndarray) -> str:
+    """Return what the grey levels mean, and what is missing."""
+    return "; ".join([RANGE if maps[0].size > 1 else SHARED_RANGE, *_not_finite(maps)])
+
+
+def _not_finite(maps: np.ndarray) -> list[str]:
+    """Return how many maps hold values that are not finite, in words, if any do."""
+    count = int((~np.isfinite(maps)).any(axis=(1, 2)).sum())
+    return [f"{count} of {len(maps)} hold values that are not finite (dark)"] if count else []
+
+
 def _tiles(maps: np.ndarray) -> np.ndarray:
     """Return each map as bytes over its own range, with one pixel of paper below and to the right of it.
 
-    Maps of a single pixel have no range of their own; they share one. One byte a pixel and at most a quarter of a
-    million pixels keep a notebook small.
+    Maps of a single pixel have no range of their own; they share one. What is not finite is as dark as the lowest
+    value. One byte a pixel and at most a quarter of a million pixels keep a notebook small.
     """
     stride = max(1, round((maps.size / 250_000) ** 0.5))
-    small = np.nan_to_num(maps[:, ::stride, ::stride], posinf=0, neginf=0)
+    small = maps[:, ::stride, ::stride]
     over = None if small[0].size == 1 else (1, 2)
-    low, high = small.min(axis=over, keepdims=True), small.max(axis=over, keepdims=True)
+    there = np.isfinite(small)
+    low = small.min(axis=over, keepdims=True, where=there, initial=np.inf)
+    high = small.max(axis=over, keepdims=True, where=there, initial=-np.inf)
+    low, high = np.where(high < low, 0, low), np.where(high < low, 0, high)  # maps without any finite value
+    small = np.where(there, small, low)
     levels = 1 + np.round(254 * (small - low) / np.where(high > low, high - low, 1)).astype(np.uint8)
     return np.pad(levels, ((0, 0), (0, 1), (0, 1)))
 
@@ -137,6 +153,7 @@ def _parts(count: int, intrinsic: int, columns: int, height: int, gap: int) -> l
     return parts
 
 
+@np.errstate(invalid="ignore")  # means of values that are not finite
 def feature_mosaic_text(maps: np.ndarray, intrinsic: int, limit: int = 24) -> str:
     """Return the shape of a layer's feature maps and, map by map, mean and standard deviation.
 
@@ -160,4 +177,5 @@ def feature_mosaic_text(maps: np.ndarray, intrinsic: int, limit: int = 24) -> st
     )
     more = f"\n… and {count - limit} more" if count > limit else ""
     head = f"{count} maps of {height} x {width}: {intrinsic} intrinsic, {count - intrinsic} ghost"
+    head = "; ".join([head, *_not_finite(maps)])
     return f"{head}\n{table_text(table)}{more}"

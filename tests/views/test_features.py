@@ -36,9 +36,20 @@ def test_a_module_of_one_sort_of_maps_has_one_frame(maps, intrinsic):
 
 
 def test_dead_and_broken_maps_are_drawn_too(maps):
-    maps[0], maps[1, 0, 0] = 0, np.nan
+    maps[0], maps[1, 0, 0], maps[2] = 0, np.nan, np.inf
     image = views.feature_mosaic(maps, 4).data[0].z
     assert int((image > 0).sum()) == maps.size
+
+
+def test_what_is_not_finite_is_told_and_leaves_the_range_of_its_map_to_the_rest(maps):
+    assert "not finite" not in views.feature_mosaic(maps, 4).layout.title.subtitle.text
+    whole = views.feature_mosaic(10 + maps, 4).data[0].z
+    maps[1, 0, 0], maps[2] = np.nan, np.inf
+    figure = views.feature_mosaic(10 + maps, 4)
+    assert "2 of 12 hold values that are not finite (dark)" in figure.layout.title.subtitle.text
+    assert "2 of 12 hold values that are not finite" in views.feature_mosaic_text(maps, 4)
+    height, width = maps.shape[1:]
+    assert int((figure.data[0].z != whole).sum()) <= height * width + 1  # all of map 2, and one pixel
 
 
 @pytest.mark.parametrize("side", [1, 2, 3, 28])
