@@ -2,8 +2,9 @@
 
     python -m benchmarks.study.tables [--of docs/study.md] [--study docs/study.parquet]
 
-In the repository's folder. A line such as `<!-- confirming seedling 108 -->` says which table follows it: the kind, the
-host, and the first seed that counts.
+In the repository's folder. A line such as `<!-- confirming plain 100 to 110 -->` says which table follows it: the kind,
+the host, and the first and the last seed that count; without `to`, all from the first on do. Of an arm with runs at
+several learning rates, confirming runs are those at its best.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from ghostkit.studies import ENOUGH, OURS, OWN, SHARES, best_rates, declared_poi
 
 __all__ = ["written"]
 
-PLACE = re.compile(r"(?P<place><!-- (?P<kind>\w+) (?P<host>\w+) (?P<first>\d+) -->\n\n)(?:\|[^\n]*\n)*")
+SAID = r"<!-- (?P<kind>\w+) (?P<host>\w+) (?P<first>\d+)(?: to (?P<last>\d+))? -->"
+PLACE = re.compile(rf"(?P<place>{SAID}\n\n)(?:\|[^\n]*\n)*")
 NOTHING = "–"
 
 
@@ -33,15 +35,15 @@ def written(text: str, runs: pd.DataFrame) -> str:
     """
 
     def table(place: re.Match[str]) -> str:
-        rows = TABLES[place["kind"]](runs[runs["host"] == place["host"]], int(place["first"]))
-        return f"{place['place']}{rows}\n"
+        counted = runs[(runs["host"] == place["host"]) & (runs["seed"] <= int(place["last"] or runs["seed"].max()))]
+        return f"{place['place']}{TABLES[place['kind']](counted, int(place['first']))}\n"
 
     return PLACE.sub(table, text)
 
 
 def confirming(runs: pd.DataFrame, first: int) -> str:
     """Return the test accuracies on 60,000 images at each compute, and how far ghostkit is above each arm."""
-    rows = runs[(runs["track"] == "60k") & runs["test"].notna() & (runs["seed"] >= first)]
+    rows = best_rates(runs[(runs["track"] == "60k") & runs["test"].notna() & (runs["seed"] >= first)])
     shares = [share for share in sorted(SHARES) if share in set(rows["share"])]
     order = rows.groupby(["arm", "share"])["test"].mean().unstack().sort_index(axis=1, ascending=False)
     ranked = order.sort_values(list(order), ascending=False, kind="stable").index
@@ -88,7 +90,9 @@ def ablations(runs: pd.DataFrame, first: int) -> str:
 
 def points(runs: pd.DataFrame, first: int) -> str:
     """Return what the study set out to show on this host, and what of it is reached."""
-    table = declared_points(runs[(runs["track"] == "60k") & runs["test"].notna()], "test", first)
+    asked = runs[(runs["track"] == "60k") & runs["test"].notna()]
+    fresh = best_rates(asked[asked["seed"] >= first])
+    table = declared_points(pd.concat([asked[asked["seed"] < first], fresh]), "test", first)
     told = table[table["measured"] != NOTHING]
     return _markdown(list(told), told.astype(str).to_numpy().tolist())
 

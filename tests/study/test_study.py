@@ -223,3 +223,15 @@ def test_a_table_says_how_many_seeds_there_are_and_how_sure_a_difference_is():
         ["89.00 (1)", "89.00 (1)", "–", "–"],
     ]
     assert (table[-1], after) == ("", "After it.")
+
+
+def test_a_table_counts_the_seeds_that_it_names_at_the_rate_that_these_chose():
+    rows = [
+        {"host": "plain", "arm": "ghostkit", "track": "60k", "share": 1.0, "learning_rate": rate, "seed": seed}
+        | {"validation": level, "test": level, "macs": 750_000, "params": 11_000, "event_seconds": 0.1}
+        for rate, level, seeds in ((0.1, 0.88, (100, 101)), (0.2, 0.89, (101, 111, 112)))
+        for seed in seeds
+    ]
+    for said, expected in (("100 to 100", "88.00 (1)"), ("100", "89.00 (3)"), ("111 to 111", "89.00 (1)")):
+        told = written(f"<!-- confirming plain {said} -->\n\n", pd.DataFrame(rows)).splitlines()
+        assert told[-1].split(" | ")[1] == expected
