@@ -91,7 +91,7 @@ class Live:
         self.state: State = "ready"
         self.record = Record.of(trainer)
         self.failure = ""  # the traceback that ended the run
-        self.trouble = ""  # the traceback of the last error of who looks on
+        self.trouble = ""  # the traceback of the last error of who looks on, until they take it away
         self.changed = changed
         self._events: Generator[Event, None, None] | None = None
         self._asked: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()

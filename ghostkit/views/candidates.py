@@ -29,6 +29,10 @@ from ghostkit.views.wording import quantity, table_text
 __all__ = ["candidate_scores", "candidate_scores_text"]
 
 CANDIDATE_COLUMNS = ("event", "edit", "site", "kind", "gain", "macs", "params", "chosen")
+# What the two panels show, and the titles of their axes, where gains were predicted and where (score="none") not.
+SCORED = ("gain", "predicted gain<br>(nats)"), ("per_mac", "predicted gain<br>(nats per added MMAC)")
+UNSCORED = ("macs", "added MACs<br>per image"), ("params", "added<br>parameters")
+NOT_SCORED = "no gain was predicted"
 KIND_COLOURS = {
     "branch": BLUE,
     "intrinsic": ORANGE,
@@ -53,10 +57,12 @@ def candidate_scores(candidates: pd.DataFrame, event: int | None = None, limit: 
     rows, event, left_out = _best(candidates, event, limit)
     if rows.empty:
         return notice(_nothing(event))
-    places, hover = np.arange(len(rows)), np.array([_hover(row) for row in rows.itertuples()])
+    scored = bool(rows["gain"].any())
+    (first, first_title), (second, second_title) = SCORED if scored else UNSCORED
+    places, hover = np.arange(len(rows)), np.array([_hover(row, scored) for row in rows.itertuples()])
     figure = go.Figure()
     for name, (members, look) in _groups(rows).items():
-        for axis, column in (("x", "gain"), ("x2", "per_mac")):
+        for axis, column in (("x", first), ("x2", second)):
             figure.add_bar(
                 x=rows[column][members],
                 y=places[members],
@@ -70,17 +76,20 @@ def candidate_scores(candidates: pd.DataFrame, event: int | None = None, limit: 
                 hovertext=hover[members],
                 hovertemplate=OWN_WORDS,
             )
-    shown = f"  <span style='color:{MUTED}'>the best {len(rows)} of {len(rows) + left_out}</span>" if left_out else ""
-    many = 26 if sum(bool(trace.showlegend) for trace in figure.data) > 5 else 0  # a legend of two lines, if narrow
+    notes = [f"{'the best ' if scored else ''}{len(rows)} of {len(rows) + left_out}"] if left_out else []
+    notes += [] if scored else [NOT_SCORED]
+    shown = f"  <span style='color:{MUTED}'>{'; '.join(notes)}</span>" if notes else ""
+    named = sum(bool(trace.showlegend) for trace in figure.data)
+    many = 20 * ((named - 1) // 3)  # where figures are narrow, three fit into a line of the legend
     panel = {"rangemode": "tozero", "nticks": 6}
     return finish(
         figure,
         candidate_scores_text(candidates, event, limit),
-        height=int(140 + 22 * len(rows)) + many,
+        height=int(158 + 22 * len(rows)) + many,
         title={"text": f"Candidates at growth event {event}{shown}"},
         barmode="overlay",
-        xaxis={"domain": [0, 0.475], "title": {"text": "predicted gain (nats)"}, **panel},
-        xaxis2={"domain": [0.525, 1], "title": {"text": "predicted gain (nats per added MMAC)"}, **panel},
+        xaxis={"domain": [0, 0.475], "title": {"text": first_title}, **panel},
+        xaxis2={"domain": [0.525, 1], "title": {"text": second_title}, **panel},
         yaxis={
             "range": [len(rows) - 0.4, -0.6],
             "tickvals": places,
@@ -89,7 +98,7 @@ def candidate_scores(candidates: pd.DataFrame, event: int | None = None, limit: 
             "ticks": "",
         },
         legend=LEGEND_ABOVE | {"y": 1},
-        margin={"t": 72 + many},
+        margin={"t": 72 + many, "b": 70},
     )
 
 
@@ -120,9 +129,10 @@ def _groups(rows: pd.DataFrame) -> dict[str, tuple[np.ndarray, dict[str, Any]]]:
     }
 
 
-def _hover(row: Any) -> str:
+def _hover(row: Any, scored: bool) -> str:
+    gain = f"gain {row.gain:.3g}, per MMAC {row.per_mac:.3g}" if scored else NOT_SCORED
     return (
-        f"<b>{row.edit}</b>{' · chosen' if row.chosen else ''}<br>gain {row.gain:.3g}, per MMAC {row.per_mac:.3g}"
+        f"<b>{row.edit}</b>{' · chosen' if row.chosen else ''}<br>{gain}"
         f"<br>+{quantity(row.macs, 'MAC')}, +{quantity(row.params, 'params')}"
     )
 
@@ -141,16 +151,19 @@ def candidate_scores_text(candidates: pd.DataFrame, event: int | None = None, li
     rows, event, left_out = _best(candidates, event, limit)
     if rows.empty:
         return _nothing(event)
+    scored = bool(rows["gain"].any())
     table = pd.DataFrame(
         {
             "": np.where(rows["chosen"], "*", ""),
             "edit": rows["edit"],
             "kind": rows["kind"],
-            "gain": rows["gain"].map("{:.3g}".format),
-            "per MMAC": rows["per_mac"].map("{:.3g}".format),
+            "gain": rows["gain"].map("{:.3g}".format if scored else "–".format),
+            "per MMAC": rows["per_mac"].map("{:.3g}".format if scored else "–".format),
             "MACs": ["+" + quantity(value) for value in rows["macs"]],
             "params": ["+" + quantity(value) for value in rows["params"]],
         }
     )
-    more = f"\n{left_out} candidates with a smaller gain are not shown" if left_out else ""
-    return f"candidates at growth event {event}\n{table_text(table)}{more}"
+    which = "candidates with a smaller gain" if scored else "further candidates"
+    more = f"\n{left_out} {which} are not shown" if left_out else ""
+    told = "" if scored else f"; {NOT_SCORED}"
+    return f"candidates at growth event {event}{told}\n{table_text(table)}{more}"

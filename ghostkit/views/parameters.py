@@ -28,6 +28,7 @@ __all__ = ["parallel_parameters", "parallel_parameters_text"]
 NOTHING = "No run is over, or all have the same parameters: there is nothing to tell apart."
 PLACES = 8  # more values than this, all numbers, run along the axis instead of having a place each
 AXES = 8  # parameters drawn at most
+LINES = 16  # of words that fit beside an axis, one below the other
 # From the worst to the best; darker is better, so that the order survives in grey.
 SCALE = [[0, "#C3CFDA"], [0.4, SKY], [0.75, BLUE], [1, "#00263D"]]
 
@@ -102,7 +103,7 @@ def parallel_parameters(
         xaxis={"visible": False, "range": [-0.06, len(axes) - 1 + 0.42]},
         yaxis={"visible": False, "range": [-0.02, 1.02]},
         annotations=[note for place, axis in enumerate(axes) for note in _notes(place, axis, len(axes))],
-        margin={"t": 56, "b": 20, "l": 24, "r": 12},
+        margin={"t": 56, "b": 20, "l": 24, "r": 28},
     )
 
 
@@ -181,10 +182,11 @@ def _notes(place: int, axis: _Axis, axes: int) -> list[dict[str, Any]]:
         "text": f"<b>{_wrapped(axis.title, 9 if last else wide, 3)}</b>",
         **{"font": {"size": size, "color": INK}, "align": "left"},
     }
+    lines = min(4, max(1, LINES // max(len(axis.ticks), 1)))
     ticks = [
         {
             **{"x": place, "y": height, "xanchor": "left", "yanchor": "middle", "xshift": 9, "showarrow": False},
-            "text": _wrapped(word, wide, 4),
+            "text": _wrapped(word, wide, lines),
             **{"font": {"size": 11, "color": INK}, "align": "left"},
             **{"bgcolor": "rgba(255,255,255,0.82)", "borderpad": 1},
         }

@@ -95,29 +95,31 @@ def difference_forest(differences: pd.DataFrame, metric: str = "accuracy", split
     labels = [_label(row) for row in rows]
     heights = np.array([ROW + LINE * (label.count("<br>") - 1) for label in labels], dtype=float)
     places = -(np.cumsum(heights) - heights / 2)  # in pixels, so that rows of more lines get more room
-    figure = go.Figure(
-        go.Scatter(
-            x=[100 * row["difference"] for row in rows],
-            y=places,
-            error_x={
-                "array": [_length(row["high"] - row["difference"]) for row in rows],
-                "arrayminus": [_length(row["difference"] - row["low"]) for row in rows],
-                **{"color": MUTED, "thickness": 1.6, "width": 5},
-            },
+    figure = go.Figure()
+    for tested in (True, False):  # apart, since a row without an interval would get the caps of one
+        here = [(row, place) for row, place in zip(rows, places, strict=True) if (row["method"] != "no test") == tested]
+        if not here:
+            continue
+        bars = {
+            "array": [_length(row["high"] - row["difference"]) for row, _ in here],
+            "arrayminus": [_length(row["difference"] - row["low"]) for row, _ in here],
+            **{"color": MUTED, "thickness": 1.6, "width": 5},
+        }
+        figure.add_scatter(
+            x=[100 * row["difference"] for row, _ in here],
+            y=[place for _, place in here],
+            error_x=bars if tested else None,
             mode="markers",
             marker={
                 "size": 11,
-                "symbol": [SYMBOLS[row["method"]] for row in rows],
-                "color": [_colour(row) for row in rows],
-                "line": {"width": [2 if row["method"] == "no test" else 1 for row in rows], "color": "white"},
+                "symbol": [SYMBOLS[row["method"]] for row, _ in here],
+                "color": [_colour(row) for row, _ in here],
+                "line": {"width": 1 if tested else 2, "color": "white" if tested else MUTED},
             },
-            hovertext=[_hover(row) for row in rows],
+            hovertext=[_hover(row) for row, _ in here],
             hovertemplate=OWN_WORDS,
             showlegend=False,
         )
-    )
-    hollow = [row["method"] == "no test" for row in rows]
-    figure.data[0].marker.line.color = [MUTED if none else "white" for none in hollow]
     reference = textwrap.shorten(str(rows[0]["reference"]), 60, placeholder=" …")
     total = float(heights.sum())
     return finish(

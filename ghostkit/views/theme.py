@@ -8,6 +8,7 @@ what is made by cheap operations and of what growth chose. Nothing here reads a 
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -126,8 +127,8 @@ def notice(text: str) -> go.Figure:
     Args:
         text: the sentence.
     """
-    hidden = {"visible": False}
-    return finish(go.Figure(), text, height=180, annotations=[EMPTY | {"text": text}], xaxis=hidden, yaxis=hidden)
+    hidden, shown = {"visible": False}, EMPTY | {"text": "<br>".join(textwrap.wrap(text, 60))}
+    return finish(go.Figure(), text, height=180, annotations=[shown], xaxis=hidden, yaxis=hidden)
 
 
 def legend_room(labels: Sequence[str]) -> int:
@@ -218,6 +219,6 @@ def replay_controls(labels: Sequence[str], frames: Sequence[str]) -> dict[str, A
         {"label": "❚❚", "method": "animate", "args": [[None], still]},
     ]
     place = {"y": 0, "yanchor": "top", "xanchor": "left", "font": {"size": 11, "color": MUTED}}
-    slider = {**place, "x": 0.16, "len": 0.84, "pad": {"t": 34}, "currentvalue": {"visible": False}, "steps": steps}
+    slider = {**place, "x": 0.24, "len": 0.76, "pad": {"t": 34}, "currentvalue": {"visible": False}, "steps": steps}
     menu = {**place, "x": 0, "pad": {"t": 40}, "type": "buttons", "direction": "left", "showactive": False}
     return {"sliders": [slider], "updatemenus": [{**menu, "buttons": buttons}]}

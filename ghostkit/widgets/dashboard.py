@@ -37,7 +37,8 @@ __all__ = ["Dashboard"]
 
 SHARE = 0.02  # of the time that drawing may take
 SECONDS = 0.2  # between two looks at the least
-POURED = ("x", "y", "text", "hovertext", "customdata", "mode", "marker", "showlegend")
+POURED = ("x", "y", "text", "hovertext", "customdata", "mode", "name", "legendgroup", "showlegend", "hovertemplate")
+AGED = ("color", "cmax")  # of the marks that are coloured by age; a browser loses markers that are poured whole
 WORDS: dict[State, str] = {
     "ready": "ready: press start",
     "training": "training",
@@ -64,7 +65,7 @@ class Dashboard(ipywidgets.VBox):
         self._controls = _controls(trainer)
         self._status, self._message = ipywidgets.HTML(), ipywidgets.HTML()
         self._bar = ipywidgets.FloatProgress(min=0, max=1, layout={"width": "98%"}, tooltip="Share of the run done")
-        self._curves = go.FigureWidget(training_curves(pd.DataFrame(), None).update_layout(autosize=True))
+        self._curves = go.FigureWidget(training_curves(*self._frames()).update_layout(autosize=True))
         self._curves._config = CONFIG
         self._blocks, self._scores = place(240), place()
         self._looked_at = self._drawn_at = self._drawn_for = 0.0
@@ -141,6 +142,9 @@ class Dashboard(ipywidgets.VBox):
             self._drawn = now
         elif record.steps:  # between two measurements, the loss alone goes on
             self._pour(curves_drawn(pd.DataFrame(), None, self._steps()), traces=1)
+        if self.live.trouble:  # of an earlier time
+            self.live.trouble = ""
+            self._say("")
         self._drawn_at = time.perf_counter()
         self._drawn_for = self._drawn_at - started
 
@@ -156,9 +160,11 @@ class Dashboard(ipywidgets.VBox):
         shown, partly = self._curves, traces is not None
         with shown.batch_update():
             for old, new in zip(shown.data[:traces], drawn.traces[:traces], strict=True):
-                for name in POURED:
-                    if name in new and not _same(old[name], new[name]):
-                        old[name] = new[name]
+                aged = new.get("marker", {}) if "colorscale" in new.get("marker", {}) else {}
+                for part, values, names in ((old, new, POURED), (old.marker, aged, AGED)):
+                    for name in names:
+                        if values.get(name) is not None and not _same(part[name], values[name]):
+                            part[name] = values[name]
             for name in ("xaxis",) if partly else ("xaxis", "yaxis3", "yaxis4"):
                 shown.layout[name].update(drawn.layout[name])
             if not partly or shown.layout.annotations:
@@ -306,8 +312,8 @@ def _best(frame: pd.DataFrame) -> list[tuple[int, Any]]:
 
 def _same(old: Any, new: Any) -> bool:
     """Return whether a trace has these values already."""
-    if isinstance(new, dict) or old is None:
+    if old is None:
         return False
-    if isinstance(new, str | bool):
+    if isinstance(new, str | bool | int):
         return bool(old == new)
     return len(old) == len(new) and bool(np.array_equal(np.asarray(old), np.asarray(new)))

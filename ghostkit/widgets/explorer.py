@@ -54,6 +54,12 @@ SECTIONS = (
     ("switch off", "What the network can do without a block or a branch"),
     ("two runs", "This run beside another one, equally far"),
 )
+PICTURES = {
+    "growth": ("architecture", "candidates"),
+    "feature maps": ("mosaic", "predicted", "similarity"),
+    "switch off": ("before", "after"),
+    "two runs": ("curves", "histories", "both"),
+}
 BESIDE = (("the event before", "before"), ("the seedling", "seedling"), ("the end", "end"))
 OTHER = ("the other run, as far", "other")
 IMAGES = 64  # images to choose from
@@ -130,12 +136,7 @@ class Explorer(ipywidgets.VBox):
     @property
     def text(self) -> str:
         """What the open section shows, in words and tables."""
-        shown = {
-            "growth": ("architecture", "candidates"),
-            "feature maps": ("mosaic", "predicted", "similarity"),
-            "switch off": ("before", "after"),
-            "two runs": ("curves", "histories", "both"),
-        }[self._controls["section"].value]
+        shown = PICTURES[self._controls["section"].value]
         twins = [output["data"]["text/plain"] for name in shown for output in self._places[name].outputs]
         return "\n\n".join([str(self.explored.run), *twins])
 
@@ -171,14 +172,26 @@ class Explorer(ipywidgets.VBox):
         finally:
             self._changing = False
 
-    def _try(self, what: Callable[[], Any]) -> None:
-        """Do ``what``, and show an error instead of losing it: nobody would see what a callback raises."""
+    def _try(self, what: Callable[[], Any]) -> bool:
+        """Do ``what``, and show an error instead of losing it: nobody would see what a callback raises.
+
+        Returns:
+            Whether it was done.
+        """
         try:
             what()
+            return True
         except GhostkitError as error:
             self._say(str(error))
         except Exception as error:  # whatever it is, the controls go on
             self._say(f"{type(error).__name__}: {error}")
+        return False
+
+    def _clear(self, name: str) -> None:
+        """Show nothing in a section any more."""
+        for picture in PICTURES[name]:
+            clear(self._places[picture])
+        self._table.value = ""
 
     def _say(self, text: str) -> None:
         self._message.value = f"<b>This could not be shown.</b> {html.escape(text)}" if text else ""
@@ -191,6 +204,7 @@ class Explorer(ipywidgets.VBox):
         event = c["event"].value
         c["previous"].disabled, c["next"].disabled = event == 0, event == END
         if self._section.children != (self._sections[name],):
+            self._clear(name)  # JupyterLab would show a frozen image of what was here before
             self._section.children = (self._sections[name],)
         draw = {
             "growth": self._draw_growth,
@@ -200,7 +214,8 @@ class Explorer(ipywidgets.VBox):
         }[name]
         self._say("")
         self._busy.value = "working …"
-        self._try(lambda: draw(event))
+        if not self._try(lambda: draw(event)):
+            self._clear(name)
         self._busy.value = ""
 
     def _draw_growth(self, event: int) -> None:
@@ -328,12 +343,21 @@ def _controls(events: int, runs: list[str], other: bool) -> dict[str, Any]:
 
 
 def _runs_beside(run: Run, other: Exploration | None) -> list[tuple[str, Run]]:
-    """Return what the run can be compared with, by name: the one that was given, and those in the same folder."""
+    """Return what the run can be compared with, by name: the one that was given, and those of its task beside it."""
     given = [] if other is None else [other.run]
     folders = sorted(path.parent for path in run.folder.resolve().parent.glob("*/history.jsonl"))
     known = {one.folder.resolve() for one in (run, *given)}
-    near = [Run(folder) for folder in folders if folder not in known and (folder / "config.json").exists()]
+    task = run.config.task
+    near = [Run(folder) for folder in folders if folder not in known and _has_task(folder, task)]
     return [(one.folder.resolve().name, one) for one in [*given, *near]]
+
+
+def _has_task(folder: Path, task: str) -> bool:
+    """Return whether the run in a folder has this task; one whose configuration cannot be read has none."""
+    try:
+        return Run(folder).config.task == task
+    except GhostkitError:
+        return False
 
 
 def _moments(events: int) -> list[tuple[str, int]]:

@@ -89,6 +89,26 @@ def test_a_training_is_started_stopped_grown_and_taken_back_by_hand(open_noteboo
     assert len(nbformat.writes(notebook.save())) < 100_000  # widgets leave nothing of what they showed
 
 
+def test_a_run_that_is_over_is_shown_again_with_its_curves_and_its_knobs_leave_a_mark(open_notebook):
+    wanted = ("ghostkit.RunConfig(", "widgets.Dashboard(")
+    notebook = open_notebook("01_first_growth.ipynb", only=wanted, folder="kept", epochs=12.0, train_samples=256)
+    notebook.run_all()
+    page, curves = notebook.page, ".ghostkit-curves .mlayer path"
+    status, message, share = (page.locator(f".ghostkit-{name}") for name in "status message share".split())
+    share.locator("input").fill("0.3")
+    share.locator("input").press("Enter")
+    expect(message).to_contain_text("share from 0.2 to 0.3")
+    page.locator(".ghostkit-start").click()
+    expect(status).to_contain_text("finished")
+    expect(message).not_to_contain_text("could not be drawn")
+    assert "event without growth" in page.evaluate(f"() => document.querySelector('{CURVES}').data.map(d => d.name)")
+    notebook.run_all()
+    expect(page.locator(".jp-Notebook .jp-CodeCell .jp-InputPrompt").last).to_have_text("[6]:")
+    expect(status).to_contain_text("ready: press start · 100%")
+    page.wait_for_function(f"() => document.querySelectorAll('{curves}').length >= 5")  # two splits, twice, and MACs
+    assert notebook.errors() == []
+
+
 def step_of(status: str) -> int:
     """Return the step that a status tells of."""
     return int(re.search(r"step ([\d,]+)", status)[1].replace(",", ""))

@@ -17,9 +17,30 @@ def test_candidates_of_the_last_event_are_drawn_best_first_and_the_chosen_framed
 def test_candidate_axes_say_what_the_gain_is_divided_by(candidates):
     layout = views.candidate_scores(candidates).layout
     assert [layout.xaxis.title.text, layout.xaxis2.title.text] == [
-        "predicted gain (nats)",
-        "predicted gain (nats per added MMAC)",
+        "predicted gain<br>(nats)",
+        "predicted gain<br>(nats per added MMAC)",
     ]
+
+
+def test_where_no_gain_was_predicted_the_costs_are_drawn_and_no_gain_is_told(candidates):
+    figure = views.candidate_scores(candidates.assign(gain=0.0), event=1, limit=2)
+    assert figure.layout.title.text.endswith("no gain was predicted</span>")
+    assert [axis.title.text for axis in (figure.layout.xaxis, figure.layout.xaxis2)] == [
+        "added MACs<br>per image",
+        "added<br>parameters",
+    ]
+    costs = {x for trace in figure.data if trace.xaxis == "x" for x in trace.x}
+    assert costs <= set(candidates["macs"])
+    assert "gain 0" not in " ".join(text for trace in figure.data for text in trace.hovertext)
+    first, second, *rows = views.candidate_scores_text(candidates.assign(gain=0.0), event=1).splitlines()
+    assert first == "candidates at growth event 1; no gain was predicted"
+    assert second.split()[:4] == ["edit", "kind", "gain", "per"]
+    assert {row.count("–") for row in rows[1:]} == {2}  # gain and gain per MMAC
+
+
+def test_a_legend_that_wraps_in_a_narrow_window_gets_room(candidates):
+    few, many = candidates.query("kind == 'branch'").assign(chosen=False), candidates
+    assert views.candidate_scores(many).layout.margin.t > views.candidate_scores(few).layout.margin.t
 
 
 def test_kinds_that_are_not_there_stay_out_of_the_legend(candidates):

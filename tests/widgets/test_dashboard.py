@@ -8,9 +8,10 @@ import time
 import pytest
 from bit_for_bit import config
 
-from ghostkit import Trainer, widgets
+from ghostkit import Trainer, train, widgets
 from ghostkit.errors import GhostkitError
 from ghostkit.growth.edits import AddBranch
+from ghostkit.views.curves import training_curves
 from ghostkit.views.report import PLOTLY, Shown
 
 LONG = {"epochs": 500, "when": "never"}
@@ -101,6 +102,44 @@ def test_the_curves_move_while_it_trains(dashboard):
     until(lambda: len(curves.data[0].x) > 3)
     until(lambda: len(next(trace for trace in curves.data if trace.name == "test").x) > 0)
     assert not curves.layout.annotations  # which said that nothing had been measured
+
+
+def test_the_curves_say_what_was_measured_and_in_which_unit():
+    dashboard = widgets.Dashboard(Trainer(config(validation_samples=32)))
+    dashboard.train()
+    drawn, curves = training_curves(*dashboard._frames()), control(dashboard, "curves")
+    assert curves.data[2].name == "validation"
+    for seen, expected in zip(curves.data, drawn.data, strict=True):
+        for name in ("name", "legendgroup", "hovertemplate", "showlegend"):
+            assert seen[name] == expected[name]
+    unit = curves.layout.yaxis4.title.text.partition("<br>")[0]
+    assert f" {unit} per image" in curves.data[5].hovertemplate
+    aged = curves.data[7].marker
+    assert list(aged.color) == list(drawn.data[7].marker.color)
+    assert aged.cmax == drawn.data[7].marker.cmax
+
+
+def test_a_dashboard_of_a_run_that_is_over_is_made_with_its_curves(tmp_path):
+    train(config(), tmp_path)
+    curves = control(widgets.Dashboard(Trainer(config(), tmp_path)), "curves")
+    assert len(curves.data[2].x) > 1
+    assert not curves.layout.annotations
+
+
+def test_what_a_browser_sends_back_for_what_was_never_said_is_drawn_over(dashboard):
+    dashboard._curves.data[8].text = ""  # plotly.js's default for the text of marks without one
+    dashboard._drawn = (-1, -1)
+    dashboard.draw()
+    assert dashboard.live.trouble == ""
+
+
+def test_a_picture_that_failed_once_is_not_complained_of_for_ever(dashboard, monkeypatch):
+    with monkeypatch.context() as broken:
+        broken.setattr(dashboard, "_steps", lambda: 1 / 0)
+        control(dashboard, "start").click()
+        until(lambda: "ZeroDivisionError" in message(dashboard))
+    until(lambda: message(dashboard) == "")
+    assert dashboard.live.trouble == ""
 
 
 def test_grow_now_adds_a_branch_that_the_architecture_shows_and_undo_removes_it(dashboard):

@@ -252,6 +252,31 @@ def test_runs_of_the_same_folder_are_offered_without_being_given(place):
     assert "grown, the end  " in shown(explorer, "both")
 
 
+def test_runs_of_other_tasks_and_folders_that_cannot_be_read_are_not_offered(place):
+    for name, text in (("other-task", '{"task": "detection", "data": "scenes"}'), ("broken", "{")):
+        shutil.copytree(place / "grown", place / name)
+        (place / name / "config.json").write_text(text)
+    explorer = widgets.Explorer(place / "still")
+    assert [word for word, _ in find(explorer, "other").options] == ["grown"]
+
+
+def test_after_an_error_nothing_of_what_was_shown_before_is_left(explorer, monkeypatch):
+    choose(explorer, section="two runs")
+    assert find(explorer, "curves").outputs
+    monkeypatch.setattr(Exploration, "progress", lambda *_: 1 / 0)
+    choose(explorer, event=1)
+    assert "ZeroDivisionError" in said(explorer, "message")
+    assert [find(explorer, name).outputs for name in ("curves", "histories", "both")] == [(), (), ()]
+
+
+def test_a_section_that_is_opened_again_is_drawn_anew(explorer):
+    pictures = []
+    find(explorer, "architecture").observe(lambda change: pictures.append(len(change["new"])), "outputs")
+    choose(explorer, section="two runs")
+    choose(explorer, section="growth")
+    assert pictures == [0, 1]  # the same picture again would not be sent to the browser
+
+
 def test_a_run_alone_says_what_to_give(tmp_path, place):
     alone = widgets.Explorer(shutil.copytree(place / "grown", tmp_path / "alone" / "grown"))
     choose(alone, section="two runs")
