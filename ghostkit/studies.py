@@ -88,22 +88,14 @@ def best_rates(table: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of each arm at the learning rate that did best on the validation images, by the mean over seeds.
 
     Every arm is given the same rates to choose from, and chooses for each host, track and share of the compute, by the
-    seeds that most of its rates were run with. Where no seed was run at two of its rates there, as when confirming runs
-    of fresh seeds keep to what was chosen before them, its other tracks and shares on the same host choose.
+    seeds that most of its rates were run with.
     """
-    place, rate = ["host", "arm", "track", "share"], "learning_rate"
-    tried = table.groupby([*place, "seed"])[rate].transform("nunique")
-    most = tried.groupby([table[name] for name in place]).transform("max")
-    shared = table.assign(most=most)[tried == most]
-    paired = shared[shared["most"] > 1]
-    above = paired["validation"] - paired.groupby(place)["validation"].transform("mean")
-    elsewhere = paired.assign(elsewhere=above).groupby(["host", "arm", rate], as_index=False)["elsewhere"].mean()
-    means = shared.groupby([*place, rate, "most"], as_index=False)["validation"].mean()
-    means = means.merge(elsewhere, how="left", on=["host", "arm", rate])
-    means["elsewhere"] = means["elsewhere"].where(means["most"] == 1)
-    order = means.sort_values(["elsewhere", "validation"], ascending=False, kind="stable")
-    best = order.drop_duplicates(place)
-    return table.merge(best[[*place, rate]], on=[*place, rate]).reset_index(drop=True)
+    place = ["host", "arm", "track", "share"]
+    rates = table.groupby([*place, "seed"])["learning_rate"].transform("nunique")
+    shared = table[rates == rates.groupby([table[name] for name in place]).transform("max")]
+    means = shared.groupby([*place, "learning_rate"], as_index=False)["validation"].mean()
+    best = means.sort_values("validation", ascending=False, kind="stable").drop_duplicates(place)
+    return table.merge(best[[*place, "learning_rate"]], on=[*place, "learning_rate"]).reset_index(drop=True)
 
 
 def compare_arms(

@@ -61,17 +61,6 @@ def test_a_rate_is_chosen_by_the_seeds_that_were_run_at_every_rate():
     assert set(best_rates(table).query("arm == 'random'")["learning_rate"]) == {0.1}
 
 
-def test_where_no_seed_was_run_at_two_rates_the_other_computes_choose():
-    table = study()
-    random = table.eval("host == 'seedling' and arm == 'random'")
-    half = random & (table["share"] == 0.5)
-    table.loc[half & (table["learning_rate"] == 0.2), ["seed", "validation"]] += [50, 0.1]  # luckier seeds
-    best = best_rates(table)
-    assert set(best.loc[best["arm"] == "random", "learning_rate"]) == {0.1}
-    alone = best_rates(table[half | ~random])  # nobody else to ask
-    assert set(alone.loc[alone["arm"] == "random", "learning_rate"]) == {0.2}
-
-
 def test_arms_are_compared_by_the_seeds_that_they_share():
     table = best_rates(study()).query("host == 'seedling' and share == 1")
     groups, differences = compare_arms(table)

@@ -36,7 +36,8 @@ def written(text: str, runs: pd.DataFrame) -> str:
 
     def table(place: re.Match[str]) -> str:
         counted = runs[(runs["host"] == place["host"]) & (runs["seed"] <= int(place["last"] or runs["seed"].max()))]
-        return f"{place['place']}{TABLES[place['kind']](counted, int(place['first']))}\n"
+        apart = "" if text[place.end() :][:1] in ("", "\n") else "\n"  # from what follows, where there was no table yet
+        return f"{place['place']}{TABLES[place['kind']](counted, int(place['first']))}\n{apart}"
 
     return PLACE.sub(table, text)
 

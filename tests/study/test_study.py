@@ -216,6 +216,8 @@ def test_a_table_says_how_many_seeds_there_are_and_how_sure_a_difference_is():
         for seed in range(seeds)
     ]
     told = written("<!-- confirming seedling 0 -->\n\n| old |\n\nAfter it.\n", pd.DataFrame(rows))
+    fresh = written("<!-- confirming seedling 0 -->\n\nAfter it.\n", pd.DataFrame(rows))
+    assert fresh == told  # a table that is not there yet is put apart from what follows
     *table, after = told.splitlines()[2:]
     assert [line.split(" | ")[1:5] for line in table[2:-1]] == [
         ["91.20 (3)", "91.20 (3)", "", ""],
