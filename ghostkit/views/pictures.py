@@ -35,9 +35,10 @@ COLOURS = (*CYCLE, "#F0E442", "#661100", "#332288", "#B2DF8A", "#01665E", "#FFAA
 COVER = 0.62  # opacity of a mask over its image
 SPECK = 0.01  # share of an image; a smaller region is coloured, but not named in the image
 LIKELIEST = 3
+COLUMNS = {"classification": 3, "detection": 2, "segmentation": 2}  # images in a row
 
 # All in pixels of the screen.
-WIDE, NARROW = 900, 750  # width of a sheet where there is room, and the least at which no text overlaps
+WIDE, NARROW = 900, 580  # width of a sheet where there is room, and the least at which no text overlaps
 LARGEST = {"classification": 190, "detection": 340, "segmentation": 340}  # side of an image
 BETWEEN, APART = 8, 26  # from truth to prediction, and from one image to the next
 HEADING, LABEL, LINE = 18, 14, 17  # height of a heading, of a label and of a line below an image
@@ -49,7 +50,7 @@ MARGIN = {"l": 20, "r": 24, "t": 10, "b": 10}
 
 
 def predictions(
-    found: Sequence[Prediction], classes: Sequence[str], task: str, columns: int = 3, least_score: float = 0.3
+    found: Sequence[Prediction], classes: Sequence[str], task: str, columns: int | None = None, least_score: float = 0.3
 ) -> go.Figure:
     """Return images with what is in them beside what a network found; of a classifier, below it what is likeliest.
 
@@ -57,13 +58,14 @@ def predictions(
         found: what ``ghostkit.predicting`` returns.
         classes: names of the classes, in the order of their numbers.
         task: classification, detection or segmentation.
-        columns: images in a row at most; of detection and segmentation each is a pair.
+        columns: images in a row at most; three when None, or two of detection and segmentation, where each is a pair.
         least_score: boxes of a lower score are not drawn, 0 to 1.
 
     Raises:
         GhostkitError: if the task is unknown, a number does not fit, or a class has no name.
     """
     _check(found, classes, task, least_score)
+    columns = COLUMNS[task] if columns is None else columns
     if columns < 1:
         raise GhostkitError(f"columns={columns} was given; expected 1 or more images in a row")
     if not found:

@@ -125,6 +125,16 @@ def test_labels_name_classes_and_found_boxes_say_how_sure():
     assert "T-shirt/top 20 %" in words(views.predictions([detected()], CLASSES, "detection", least_score=0.2))
 
 
+@pytest.mark.parametrize(("made", "task"), [(detected, "detection"), (segmented, "segmentation")])
+def test_the_headings_of_pairs_are_whole_unless_more_of_them_are_asked_for_in_a_row(made, task):
+    def headings(columns=None):
+        figure = views.predictions([made(number) for number in range(4)], CLASSES, task, columns)
+        return [note.text for note in figure.layout.annotations if "predicted" in note.text]
+
+    assert not any("…" in heading for heading in headings())
+    assert all("…" in heading for heading in headings(4))
+
+
 @pytest.mark.parametrize("columns", [1, 2, 3])
 def test_no_label_lies_over_another_however_many_boxes_there_are(columns):
     rng = np.random.default_rng(columns)
