@@ -152,13 +152,14 @@ def candidate_scores_text(candidates: pd.DataFrame, event: int | None = None, li
     if rows.empty:
         return _nothing(event)
     scored = bool(rows["gain"].any())
+    gain = "{:.3g}".format if scored else "–".format
     table = pd.DataFrame(
         {
             "": np.where(rows["chosen"], "*", ""),
             "edit": rows["edit"],
             "kind": rows["kind"],
-            "gain": rows["gain"].map("{:.3g}".format if scored else "–".format),
-            "per MMAC": rows["per_mac"].map("{:.3g}".format if scored else "–".format),
+            "gain": rows["gain"].map(gain),
+            "per MMAC": rows["per_mac"].map(gain),
             "MACs": ["+" + quantity(value) for value in rows["macs"]],
             "params": ["+" + quantity(value) for value in rows["params"]],
         }

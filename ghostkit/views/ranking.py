@@ -101,8 +101,8 @@ def difference_forest(differences: pd.DataFrame, metric: str = "accuracy", split
         if not here:
             continue
         bars = {
-            "array": [_length(row["high"] - row["difference"]) for row, _ in here],
-            "arrayminus": [_length(row["difference"] - row["low"]) for row, _ in here],
+            "array": [100 * (row["high"] - row["difference"]) for row, _ in here],
+            "arrayminus": [100 * (row["difference"] - row["low"]) for row, _ in here],
             **{"color": MUTED, "thickness": 1.6, "width": 5},
         }
         figure.add_scatter(
@@ -215,10 +215,6 @@ def _colour(row: dict[str, Any]) -> str:
     if pd.isna(row["low"]) or row["low"] <= 0 <= row["high"]:
         return MUTED
     return BLUE if row["low"] > 0 else VERMILLION
-
-
-def _length(half: float) -> float | None:
-    return None if pd.isna(half) else 100 * half
 
 
 def _hover(row: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import html
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, get_args
 
@@ -160,11 +160,9 @@ class Dashboard(ipywidgets.VBox):
         shown, partly = self._curves, traces is not None
         with shown.batch_update():
             for old, new in zip(shown.data[:traces], drawn.traces[:traces], strict=True):
-                aged = new.get("marker", {}) if "colorscale" in new.get("marker", {}) else {}
-                for part, values, names in ((old, new, POURED), (old.marker, aged, AGED)):
-                    for name in names:
-                        if values.get(name) is not None and not _same(part[name], values[name]):
-                            part[name] = values[name]
+                _renew(old, new, POURED)
+                if "colorscale" in new.get("marker", {}):
+                    _renew(old.marker, new["marker"], AGED)
             for name in ("xaxis",) if partly else ("xaxis", "yaxis3", "yaxis4"):
                 shown.layout[name].update(drawn.layout[name])
             if not partly or shown.layout.annotations:
@@ -310,10 +308,17 @@ def _best(frame: pd.DataFrame) -> list[tuple[int, Any]]:
     return list(enumerate(frame.head(LISTED).itertuples()))
 
 
+def _renew(part: Any, values: dict[str, Any], names: Sequence[str]) -> None:
+    """Give a part of a live figure those of ``values`` that it does not have yet."""
+    for name in names:
+        if values.get(name) is not None and not _same(part[name], values[name]):
+            part[name] = values[name]
+
+
 def _same(old: Any, new: Any) -> bool:
     """Return whether a trace has these values already."""
     if old is None:
         return False
-    if isinstance(new, str | bool | int):
+    if isinstance(new, str | int):
         return bool(old == new)
     return len(old) == len(new) and bool(np.array_equal(np.asarray(old), np.asarray(new)))

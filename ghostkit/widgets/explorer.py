@@ -8,8 +8,8 @@ wrong is told in a line, and the controls go on.
 from __future__ import annotations
 
 import html
-from collections.abc import Callable
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -347,17 +347,17 @@ def _runs_beside(run: Run, other: Exploration | None) -> list[tuple[str, Run]]:
     given = [] if other is None else [other.run]
     folders = sorted(path.parent for path in run.folder.resolve().parent.glob("*/history.jsonl"))
     known = {one.folder.resolve() for one in (run, *given)}
-    task = run.config.task
-    near = [Run(folder) for folder in folders if folder not in known and _has_task(folder, task)]
+    near = _of_task(run.config.task, [folder for folder in folders if folder not in known])
     return [(one.folder.resolve().name, one) for one in [*given, *near]]
 
 
-def _has_task(folder: Path, task: str) -> bool:
-    """Return whether the run in a folder has this task; one whose configuration cannot be read has none."""
-    try:
-        return Run(folder).config.task == task
-    except GhostkitError:
-        return False
+def _of_task(task: str, folders: Sequence[Path]) -> Iterator[Run]:
+    """Yield the runs of one task; a folder whose configuration cannot be read holds none."""
+    for folder in folders:
+        with suppress(GhostkitError):
+            run = Run(folder)
+            if run.config.task == task:
+                yield run
 
 
 def _moments(events: int) -> list[tuple[str, int]]:
