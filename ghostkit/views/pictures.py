@@ -1,28 +1,24 @@
 """Truth beside prediction: images with their boxes, their masks, or their likeliest classes.
 
-All images of a figure lie on one sheet, a single picture whose unit is one pixel of an image; so pixels stay square and
-crisp, a class is one trace, and zooming keeps pairs together. A class has the same colour in every figure. As colours
-alone cannot tell ten classes apart for everybody, names stand at boxes and regions too. Labels have a fixed size on the
-screen: they are laid out for a narrow figure, and what is apart there is apart in any wider one. A label that finds no
-free place is left out, and its box still says its name when it is pointed at.
+All images of a figure lie on one sheet (:mod:`ghostkit.views.sheet`), and a class is one trace over it. A class has the
+same colour in every figure. As colours alone cannot tell ten classes apart for everybody, names stand at boxes and
+regions too. A name that finds no free place is left out, and its box still says it when it is pointed at.
 """
 
 from __future__ import annotations
 
-import base64
 import html
-import io
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
-from PIL import Image
 
 from ghostkit.errors import GhostkitError
 from ghostkit.predicting import IGNORED, Prediction
+from ghostkit.views.lettering import BARE, Label, laid_apart, shortened, width_of
+from ghostkit.views.sheet import APART, BETWEEN, HEADING, NARROW, Panel, Sheet, picture_of, sheet_of
 from ghostkit.views.theme import BLUE, CYCLE, DASHES, GRID, INK, LEGEND_ABOVE, MUTED, OWN_WORDS, finish, notice
 
 __all__ = ["class_colour", "predictions", "predictions_text"]
@@ -37,15 +33,10 @@ SPECK = 0.01  # share of an image; a smaller region is coloured, but not named i
 LIKELIEST = 3
 COLUMNS = {"classification": 3, "detection": 2, "segmentation": 2}  # images in a row
 
-# All in pixels of the screen.
-WIDE, NARROW = 900, 580  # width of a sheet where there is room, and the least at which no text overlaps
+# In pixels of the screen.
 LARGEST = {"classification": 190, "detection": 340, "segmentation": 340}  # side of an image
-BETWEEN, APART = 8, 26  # from truth to prediction, and from one image to the next
-HEADING, LABEL, LINE = 18, 14, 17  # height of a heading, of a label and of a line below an image
-# Widths of letters, in font sizes.
-LETTERS = dict.fromkeys("iljtfrI.,:;'|!·()[]-/ ", 0.32) | dict.fromkeys("mwMW%@…", 0.9)
-CAPITAL, LETTER = 0.72, 0.56
-BARE = {"showarrow": False, "borderpad": 0}
+LINE = 17  # height of a line below an image
+BELOW = 8  # what is free below all that
 MARGIN = {"l": 20, "r": 24, "t": 10, "b": 10}
 
 
@@ -70,10 +61,13 @@ def predictions(
         raise GhostkitError(f"columns={columns} was given; expected 1 or more images in a row")
     if not found:
         return notice(NOTHING)
-    sheet = _sheet(found, task, columns)
+    size = max(one.image.shape[0] for one in found), max(one.image.shape[1] for one in found)
+    one_panel = task == "classification"
+    below = BELOW + (HEADING + LINE * LIKELIEST if one_panel else 0)
+    sheet = sheet_of(len(found), size, columns, 1 if one_panel else 2, LARGEST[task], below)
     draw = {"classification": _classified, "detection": _detected, "segmentation": _segmented}[task]
     drawn = draw(sheet, found, classes, least_score)
-    figure = go.Figure([_picture(sheet, drawn.tiles), *drawn.traces])
+    figure = go.Figure([picture_of(sheet, drawn.tiles), *drawn.traces])
     width, height = sheet.size
     top = MARGIN["t"] + 20 * _legend_rows([classes[number] for number in drawn.present])
     fitted: dict[str, Any] = {"visible": False, "constrain": "domain"}
@@ -81,7 +75,7 @@ def predictions(
         figure,
         predictions_text(found, classes, task, least_score),
         height=round(sheet.unit * height) + top + MARGIN["b"],
-        annotations=[*drawn.headings, *_apart(drawn.labels, sheet.narrow)],
+        annotations=[*drawn.headings, *laid_apart(drawn.labels, sheet.narrow)],
         shapes=drawn.bars,
         xaxis={"constraintoward": "left", "range": [0, width], **fitted},
         yaxis={"constraintoward": "top", "range": [height, 0], "scaleanchor": "x", **fitted},
@@ -125,176 +119,54 @@ def _rgb(colour: str) -> tuple[int, int, int]:
     return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
 
 
-@dataclass(frozen=True)
-class _Sheet:
-    """Where everything lies. Lengths are pixels of the images, whose size is ``height`` x ``width``.
-
-    Each image has one panel, or two (truth and prediction), ``gap`` between them, ``head`` above and ``foot`` below.
-    ``unit`` is how long an image's pixel is on the screen, ``narrow`` how long it is where figures are narrow.
-    """
-
-    count: int  # images
-    columns: int
-    panels: int
-    height: int
-    width: int
-    gap: int
-    space: int
-    head: int
-    foot: int
-    unit: float
-    narrow: float
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Width and height of the sheet."""
-        rows = -(-self.count // self.columns)
-        pair = self.panels * (self.width + self.gap) - self.gap
-        return self.columns * (pair + self.space) - self.space, rows * (self.head + self.height + self.foot)
-
-    def panel(self, number: int, panel: int) -> _Panel:
-        """Return panel 0 or 1 of the image that is shown at place ``number``."""
-        row, column = divmod(number, self.columns)
-        pair = self.panels * (self.width + self.gap) - self.gap
-        left = column * (pair + self.space) + panel * (self.width + self.gap)
-        top = row * (self.head + self.height + self.foot) + self.head
-        return _Panel(left, top, left + self.width, top + self.height)
-
-
-class _Panel(NamedTuple):
-    """A rectangle on the sheet."""
-
-    left: int
-    top: int
-    right: int
-    bottom: int
-
-
-def _sheet(found: Sequence[Prediction], task: str, columns: int) -> _Sheet:
-    panels = 1 if task == "classification" else 2
-    columns = min(columns, len(found))
-    height, width = (max(one.image.shape[axis] for one in found) for axis in (0, 1))
-    free = WIDE - (columns - 1) * APART - columns * (panels - 1) * BETWEEN
-    unit = min(LARGEST[task] / max(height, width), max(free, 1) / (columns * panels * width))
-    gap, space = math.ceil(BETWEEN / unit), math.ceil(APART / unit)
-    across = columns * (panels * (width + gap) - gap + space) - space
-    unit = min(unit, WIDE / across)
-    narrow = min(unit, NARROW / across)
-    below = HEADING + LINE * LIKELIEST + 8 if task == "classification" else 8
-    head, foot = math.ceil(HEADING / narrow), math.ceil(below / narrow)
-    return _Sheet(len(found), columns, panels, height, width, gap, space, head, foot, unit, narrow)
-
-
 @dataclass
 class _Drawn:
     """What a task draws: pixels by panel, and what lies over them."""
 
-    tiles: list[tuple[_Panel, np.ndarray]]  # (H, W, 3), bytes
+    tiles: list[tuple[Panel, np.ndarray]]  # (H, W, 3), bytes
     traces: list[go.Scatter]
-    labels: list[_Label]
+    labels: list[Label]
     headings: list[dict[str, Any]]
     bars: list[dict[str, Any]]
     present: list[int]  # numbers of the classes that the legend names
-
-
-class _Label(NamedTuple):
-    """A text that wants to lie in its panel, at the first of ``places`` that is free: x, y, and plotly's anchors."""
-
-    text: str
-    colour: str
-    panel: _Panel
-    places: tuple[tuple[float, float, str, str], ...]
-
-
-def _picture(sheet: _Sheet, tiles: Sequence[tuple[_Panel, np.ndarray]]) -> go.Image:
-    """Return all panels as one PNG on paper white; its pixel (0, 0) spans 0 to 1."""
-    width, height = sheet.size
-    canvas = np.full((height, width, 3), 255, dtype=np.uint8)
-    for panel, pixels in tiles:
-        canvas[panel.top : panel.top + pixels.shape[0], panel.left : panel.left + pixels.shape[1]] = pixels
-    file = io.BytesIO()
-    Image.fromarray(canvas).save(file, "PNG", optimize=True)
-    source = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
-    return go.Image(source=source, x0=0.5, y0=0.5, dx=1, dy=1, zsmooth=False, hoverinfo="skip")
 
 
 def _coloured(image: np.ndarray) -> np.ndarray:
     return np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else image
 
 
-def _heading_room(sheet: _Sheet) -> float:
+def _heading_room(sheet: Sheet) -> float:
     """Return how wide a heading may be: it may reach into the gap to the next one."""
     return sheet.width * sheet.narrow + (APART if sheet.panels == 1 else BETWEEN) / 2
 
 
-def _heading(sheet: _Sheet, panel: _Panel, text: str, below: bool = False) -> dict[str, Any]:
+def _heading(sheet: Sheet, panel: Panel, text: str, below: bool = False) -> dict[str, Any]:
     room = _heading_room(sheet)
-    size = 11 if _wide(text, 11) <= room else 10
+    size = 11 if width_of(text, 11) <= room else 10
     return {
-        "text": html.escape(_short(text, room, size), quote=False),
+        "text": html.escape(shortened(text, room, size), quote=False),
         "font": {"size": size, "color": MUTED if below else INK},
         **{"x": panel.left, "y": panel.bottom if below else panel.top},
         **{"xanchor": "left", "yanchor": "top" if below else "bottom", **BARE},
     }
 
 
-def _wide(text: str, size: float) -> float:
-    """Return about how wide ``text`` is at a font ``size``, in pixels."""
-    return size * sum(LETTERS.get(letter, CAPITAL if letter.isupper() else LETTER) for letter in text)
-
-
-def _short(text: str, room: float, size: float) -> str:
-    """Return ``text``, cut so that it is at most ``room`` pixels wide at a font ``size``; a letter of it remains."""
-    if _wide(text, size) <= room:
-        return text
-    while len(text) > 1 and _wide(text + "…", size) > room:
-        text = text[:-1].rstrip()
-    return text + "…"
-
-
-def _pair_headings(sheet: _Sheet, number: int, one: Prediction) -> list[dict[str, Any]]:
+def _pair_headings(sheet: Sheet, number: int, one: Prediction) -> list[dict[str, Any]]:
     return [
         _heading(sheet, sheet.panel(number, 0), f"image {one.number} · truth"),
         _heading(sheet, sheet.panel(number, 1), f"predicted · loss {one.loss:.2f}"),
     ]
 
 
-def _apart(labels: Sequence[_Label], narrow: float) -> list[dict[str, Any]]:
-    """Return the labels as annotations, each where it overlaps none before it; what finds no such place is left out.
-
-    Widths do not grow with the figure, and distances do; so labels that are apart where an image's pixel is ``narrow``
-    on the screen stay apart where it is longer.
-    """
-    taken: dict[_Panel, list[tuple[float, float, float, float]]] = {}
-    annotations = []
-    for label in labels:
-        others = taken.setdefault(label.panel, [])
-        wide = _wide(label.text, 10) + 6
-        first, upper, last, lower = (side * narrow for side in label.panel)
-        for x, y, across, along in label.places:
-            left = x * narrow - {"left": 0, "center": wide / 2, "right": wide}[across]
-            top = y * narrow - {"top": 0, "middle": LABEL / 2, "bottom": LABEL}[along]
-            right, bottom = left + wide, top + LABEL
-            inside = left >= first - 1 and top >= upper - 1 and right <= last + 1 and bottom <= lower + 1
-            if inside and all(left >= o[2] or right <= o[0] or top >= o[3] or bottom <= o[1] for o in others):
-                others.append((left, top, right, bottom))
-                look = {"bgcolor": "rgba(255,255,255,0.88)", "bordercolor": label.colour, "borderwidth": 1, **BARE}
-                look["font"] = {"size": 10, "color": INK}
-                place = {"x": x, "y": y, "xanchor": across, "yanchor": along}
-                annotations.append({"text": html.escape(label.text, quote=False), **place, **look})
-                break
-    return annotations
-
-
 def _legend_rows(names: Sequence[str]) -> int:
     """Return how many rows the legend has in a narrow figure: its columns are all as wide as the longest name."""
     if not names:
         return 0
-    columns = max(1, int(NARROW / (max(_wide(name, 11) for name in names) + 50)))
+    columns = max(1, int(NARROW / (max(width_of(name, 11) for name in names) + 50)))
     return -(-len(names) // columns)
 
 
-def _detected(sheet: _Sheet, found: Sequence[Prediction], classes: Sequence[str], least_score: float) -> _Drawn:
+def _detected(sheet: Sheet, found: Sequence[Prediction], classes: Sequence[str], least_score: float) -> _Drawn:
     drawn = _Drawn([], [], [], [], [], [])
     lines: dict[int, tuple[list[Any], list[Any], list[str]]] = {}
     for number, one in enumerate(found):
@@ -312,10 +184,10 @@ def _detected(sheet: _Sheet, found: Sequence[Prediction], classes: Sequence[str]
                 corners = f"x {row[0]:.0f} to {row[2]:.0f}, y {row[1]:.0f} to {row[3]:.0f} px"
                 said = html.escape(classes[label], quote=False)
                 words += [f"<b>{said}</b>{score}<br>{corners}<br>image {one.number}"] * 6
-                room = sheet.width * sheet.narrow - 6 - _wide(score, 10)
-                text = _short(classes[label], room, 10) + score
-                reach = _wide(text, 10) / sheet.narrow
-                drawn.labels.append(_Label(text, class_colour(label), panel, _around(x1, y1, x2, y2, panel, reach)))
+                room = sheet.width * sheet.narrow - 6 - width_of(score, 10)
+                text = shortened(classes[label], room, 10) + score
+                reach = width_of(text, 10) / sheet.narrow
+                drawn.labels.append(Label(text, class_colour(label), panel, _around(x1, y1, x2, y2, panel, reach)))
     drawn.present = sorted(lines)
     if lines:
         # A pale line under all boxes keeps them visible on whatever they lie on.
@@ -339,7 +211,7 @@ def _kept(one: Prediction, least_score: float) -> np.ndarray:
 
 
 def _around(
-    x1: float, y1: float, x2: float, y2: float, panel: _Panel, reach: float
+    x1: float, y1: float, x2: float, y2: float, panel: Panel, reach: float
 ) -> tuple[tuple[float, float, str, str], ...]:
     """Return where a box's label of length ``reach`` may stand, best first: over it, under it, inside, beside it."""
     over_and_under = [(y1, "bottom"), (y2, "top"), (y1, "top"), (y2, "bottom")]
@@ -355,7 +227,7 @@ def _around(
     )
 
 
-def _segmented(sheet: _Sheet, found: Sequence[Prediction], classes: Sequence[str], _least_score: float) -> _Drawn:
+def _segmented(sheet: Sheet, found: Sequence[Prediction], classes: Sequence[str], _least_score: float) -> _Drawn:
     drawn = _Drawn([], [], [], [], [], [])
     present: set[int] = set()
     for number, one in enumerate(found):
@@ -368,8 +240,8 @@ def _segmented(sheet: _Sheet, found: Sequence[Prediction], classes: Sequence[str
             sizes = {label: int((mask == label).sum()) for label in shown}
             named = [label for label in shown if sizes[label] >= SPECK * mask.size]
             for label in sorted(named, key=lambda label: -sizes[label]):
-                text = _short(classes[label], sheet.width * sheet.narrow - 6, 10)
-                drawn.labels.append(_Label(text, class_colour(label), panel, _within(mask == label, panel)))
+                text = shortened(classes[label], sheet.width * sheet.narrow - 6, 10)
+                drawn.labels.append(Label(text, class_colour(label), panel, _within(mask == label, panel)))
     drawn.present = sorted(present)
     drawn.traces.append(_pointed_at(sheet, found, classes, "segmentation"))
     for label in drawn.present:
@@ -390,7 +262,7 @@ def _overlaid(image: np.ndarray, mask: np.ndarray, shown: Sequence[int]) -> np.n
     return over.round().astype(np.uint8)
 
 
-def _within(region: np.ndarray, panel: _Panel) -> tuple[tuple[float, float, str, str], ...]:
+def _within(region: np.ndarray, panel: Panel) -> tuple[tuple[float, float, str, str], ...]:
     """Return where a region's label may stand, best first: in its middle, beside that, at its ends."""
     ys, xs = np.nonzero(region)  # (pixels,)
     # Of its pixels the one nearest to their median: a region may be hollow, or in pieces.
@@ -401,13 +273,13 @@ def _within(region: np.ndarray, panel: _Panel) -> tuple[tuple[float, float, str,
     return tuple((x, y, across, along) for x, y in points for across, along in anchors)
 
 
-def _classified(sheet: _Sheet, found: Sequence[Prediction], classes: Sequence[str], _least_score: float) -> _Drawn:
+def _classified(sheet: Sheet, found: Sequence[Prediction], classes: Sequence[str], _least_score: float) -> _Drawn:
     drawn = _Drawn([], [], [], [], [], [])
     for number, one in enumerate(found):
         panel = sheet.panel(number, 0)
         drawn.tiles.append((panel, _coloured(one.image)))
         truth = f"{one.number} · truth {classes[one.truth]}"
-        fits = _wide(f"image {truth}", 10) <= _heading_room(sheet)
+        fits = width_of(f"image {truth}", 10) <= _heading_room(sheet)
         drawn.headings.append(_heading(sheet, panel, f"image {truth}" if fits else truth))
         drawn.headings.append(_heading(sheet, panel, f"predicted · loss {one.loss:.2f}", below=True))
         for line, label in enumerate(_likeliest(one)):
@@ -420,7 +292,7 @@ def _classified(sheet: _Sheet, found: Sequence[Prediction], classes: Sequence[st
                 sides = {"x0": panel.left, "x1": panel.left + end, "y0": top, "y1": bottom}
                 drawn.bars.append({"type": "rect", "line": {"width": 0}, **look, **sides})
             room = sheet.width * sheet.narrow - 44
-            words = html.escape(_short(classes[label], room, 11), quote=False)
+            words = html.escape(shortened(classes[label], room, 11), quote=False)
             middle: dict[str, Any] = {"y": (top + bottom) / 2, "yanchor": "middle", **BARE}
             middle["font"] = {"size": 11, "color": INK}
             name = {"x": panel.left, "xanchor": "left", "xshift": 3, "text": f"<b>{words}</b>" if right else words}
@@ -434,7 +306,7 @@ def _likeliest(one: Prediction) -> list[int]:
     return np.argsort(-one.found, kind="stable")[:LIKELIEST].tolist()
 
 
-def _pointed_at(sheet: _Sheet, found: Sequence[Prediction], classes: Sequence[str], task: str) -> go.Scatter:
+def _pointed_at(sheet: Sheet, found: Sequence[Prediction], classes: Sequence[str], task: str) -> go.Scatter:
     """Return invisible marks in the middle of the panels, which say in words what is shown."""
     places = [(number, panel) for number in range(len(found)) for panel in range(sheet.panels)]
     panels = [sheet.panel(*place) for place in places]

@@ -15,7 +15,8 @@ from PIL import Image
 from ghostkit import views
 from ghostkit.errors import GhostkitError
 from ghostkit.predicting import Prediction
-from ghostkit.views.pictures import COLOURS, _wide, class_colour
+from ghostkit.views.lettering import width_of
+from ghostkit.views.pictures import COLOURS, class_colour
 
 CLASSES = ("shirt", "bag", "T-shirt/top", "boot")
 MASKED = ("background", *CLASSES)
@@ -149,7 +150,7 @@ def test_no_label_lies_over_another_however_many_boxes_there_are(columns):
         for note in figure.layout.annotations:
             if note.bgcolor is None:
                 continue
-            wide, high = _wide(html.unescape(note.text), 10) + 6, 14
+            wide, high = width_of(html.unescape(note.text), 10) + 6, 14
             x = note.x * scale - {"left": 0, "center": wide / 2, "right": wide}[note.xanchor]
             y = note.y * scale - {"top": 0, "middle": high / 2, "bottom": high}[note.yanchor]
             areas.append((x, y, x + wide, y + high))
