@@ -226,6 +226,9 @@ def fit_module(module: GhostModule, x: Tensor, target: Sample) -> float:
 def fit_filters(conv: nn.Conv2d, patches: Tensor, wanted: Tensor) -> None:
     """Change a convolution's filters as little as it takes to put out what is ``wanted`` for other inputs than before.
 
+    Its inputs may have become larger or smaller on the whole (the BNs of a network that was never trained do not know
+    them yet); so each filter is brought to the best length first, and then changed.
+
     Args:
         conv: the convolution (C outputs).
         patches: what it reads now (d, L).
@@ -234,7 +237,9 @@ def fit_filters(conv: nn.Conv2d, patches: Tensor, wanted: Tensor) -> None:
     middle, offset = patches.mean(1, keepdim=True), wanted.mean(1, keepdim=True)
     centred = patches - middle
     filters = conv.weight.detach().flatten(1).double()
-    rest = wanted - offset - filters @ centred
+    wanted, now = wanted - offset, filters @ centred  # (C, L)
+    filters = filters * ((wanted * now).sum(1) / now.square().sum(1).clamp(min=1e-30))[:, None]
+    rest = wanted - filters @ centred
     if len(centred) <= centred.shape[1]:
         change = torch.linalg.solve(ridged(centred @ centred.mT), centred @ rest.mT).mT
     else:  # more taps than positions: the same change, by the smaller matrix

@@ -141,6 +141,16 @@ def test_a_network_in_half_precision_is_decomposed_in_full_and_comes_back_in_hal
     assert {tensor.dtype for tensor in (*ghost.parameters(), *model.parameters(), ghost(images))} == {dtype}
 
 
+def test_a_network_whose_maps_shrink_from_layer_to_layer_loses_no_more_than_a_constant_would() -> None:
+    torch.manual_seed(0)  # as of a network that was never trained: its BNs know no statistics, the new one's do
+    layers = [nn.Sequential(nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU()) for _ in range(6)]
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+    for layer in layers:
+        layer[0].weight.data *= 0.03
+    _, missed = decomposed(model, torch.randn(16, 3, 16, 16))
+    assert max(missed.values(), default=1.0) < 1
+
+
 def test_a_single_image_is_refused() -> None:
     with pytest.raises(GhostkitError, match=r"needs a few batches of images to fit to; got 1 image"):
         decomposed(Hidden(), torch.randn(1, 3, 12, 12))
