@@ -1,4 +1,5 @@
-# Everything here happens in .venv, which is made on first use; nothing is installed outside this folder.
+# Everything here happens in .venv, which is made on first use. Outside this folder only the browser is installed that
+# `make test` wants, where none is found: see .browser-sought.
 
 VENV    := .venv
 BIN     := $(VENV)/bin

@@ -19,7 +19,7 @@ from ghostkit.nn.detectors import Dense
 from ghostkit.nn.ghost import GhostModule
 from ghostkit.tasks import Task
 
-__all__ = ["check_accepts", "check_can_grow", "never_due", "one_image"]
+__all__ = ["check_accepts", "check_can_grow", "check_resolution", "never_due", "one_image"]
 
 AXES = {"block": "depth", "stage": "stream"}  # where kinds of edit grow; the others grow at width sites
 
@@ -49,6 +49,15 @@ def check_accepts(model: nn.Module, task: Task, config: RunConfig, data: ImageDa
         raise GhostkitError(
             f"model={config.model!r} with model_options={config.model_options} puts out {shape} for one image; "
             f"expected {expected} of {data.name!r}"
+        )
+
+
+def check_resolution(config: RunConfig) -> None:
+    """Raise a GhostkitError where small images are asked for, and no moment up to which they are."""
+    if config.resolution < 1 and not config.resolution_until:
+        raise GhostkitError(
+            f"resolution={config.resolution} with resolution_until=0.0 makes no image smaller; set the share of the "
+            "run up to which they are, such as resolution_until=0.25"
         )
 
 

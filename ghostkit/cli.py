@@ -229,14 +229,16 @@ def compare(
 
 @app.command(cls=_WithPairs)
 def evaluate(
-    source: Annotated[Path, typer.Argument(metavar="RUN_OR_WEIGHTS", help="A run's folder, or a safetensors file.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="RUN_OR_WEIGHTS", help="A run's or a checkpoint's folder, or a safetensors file.")
+    ],
     parameters: Annotated[
         list[str] | None,
         typer.Option("-p", metavar="NAME VALUE", help="A parameter, such as data folder:PATH; may be repeated."),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
 ) -> None:
-    """Evaluate a finished run, or published weights, and print top-1, top-5, loss and the number of images.
+    """Evaluate a run, a checkpoint or published weights, and print the task's scores, loss and the number of images.
 
     Parameters: data, model, root, batch_size, image_size, resize, mean, std, interpolation, samples, device.
 
@@ -262,7 +264,11 @@ def export(
         typer.Option(metavar="CxHxW", help="Shape of the images.", show_default="that which the network grew on"),
     ] = None,
     deployed: Annotated[
-        bool, typer.Option("--deployed/--as-trained", help="Fold every BN into the convolution before it, or keep all.")
+        bool,
+        typer.Option(
+            "--deployed/--as-trained",
+            help="Fold BN into convolutions wherever that can be done, or keep all.",
+        ),
     ] = False,
 ) -> None:
     """Write a grown network for other runtimes, in batches of any size, and check what was written.
@@ -331,7 +337,8 @@ def sweep(
         typer.Option(help="The sweep's folder; what is done there stays done.", show_default="runs/SWEEP"),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(help="Runs at a time.", show_default="as the file says, else one a core, or a GPU")
+        int | None,
+        typer.Option(help="Runs at a time.", show_default="as the file says, else one a core, one with a GPU"),
     ] = None,
     scheduler: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="Run on the workers of a Dask scheduler, tcp://HOST:8786.")

@@ -48,14 +48,19 @@ class RunConfig(BaseModel):
     task: Literal["classification", "detection", "segmentation"] = Field(
         "classification", description="what is said of an image: its class, boxes with classes, or each pixel's class"
     )
-    data: str = Field("digits", description="a name from `ghostkit data`, or folder:PATH")
+    data: str = Field("digits", description="a name from `ghostkit data`, or folder:, coco:, voc: or masks: and paths")
     data_root: str | None = Field(None, description="folder that holds, or receives, the data set's files")
     train_samples: int | None = Field(None, ge=2, description="train on the first n images only (all when None)")
     test_samples: int | None = Field(None, ge=2, description="evaluate on the first n test images only (all when None)")
     validation_samples: int | None = Field(
         None, ge=1, description="hold out n training images, and evaluate on them instead of the test images"
     )
-    size: int | None = Field(None, ge=8, description="side of the images in pixels; as the data has it when None")
+    size: int | None = Field(
+        None,
+        ge=8,
+        description="side of the images in pixels; when None as an array has it, and of image files 64, "
+        "128 with boxes or masks, 224 of imagenet",
+    )
     augment: Literal["none", "crop", "crop+flip"] = Field("none", description="random padding crop, and mirror images")
 
     # What is grown.
@@ -76,7 +81,7 @@ class RunConfig(BaseModel):
     compute: float | None = Field(None, gt=0, description="stop at this many training MACs, scoring included")
     batch_size: int = Field(64, ge=2, description="images per step")
     optimizer: Literal["sgd", "adam", "adamw"] = Field("sgd", description="sgd carries momentum 0.9")
-    learning_rate: float = Field(0.1, gt=0, description="held constant while the network may grow")
+    learning_rate: float = Field(0.1, gt=0, description="held up to anneal_from of the run, then falling to zero")
     weight_decay: float = Field(5e-4, ge=0, description="L2 for sgd and adam, decoupled for adamw")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all classes")
     ema: float | None = Field(None, gt=0, lt=1, description="evaluate a moving average of the weights, decaying so")
@@ -103,7 +108,7 @@ class RunConfig(BaseModel):
         "sprout",
     ] = Field("gain-per-mac", description="how candidates are ranked")
     score: Literal["fisher", "raw", "scaled", "residual", "whitened", "none"] = Field(
-        "fisher", description="what a candidate's gain is; none, which costs nothing, for random and round robin"
+        "fisher", description="what a candidate's gain is; none, for random and round robin, predicts none"
     )
     how: Literal["svd", "gradmax", "random", "split", "clone"] = Field("svd", description="how new weights start")
     kinds: tuple[Literal["branch", "intrinsic", "stage", "block", "layer", "link"], ...] = Field(
@@ -136,7 +141,9 @@ class RunConfig(BaseModel):
     )
     budget_params: int | None = Field(None, gt=0, description="parameters that growth may not exceed")
     budget_macs: int | None = Field(None, gt=0, description="MACs per image that growth may not exceed")
-    budget_milliseconds: float | None = Field(None, gt=0, description="measured latency that growth may not exceed")
+    budget_milliseconds: float | None = Field(
+        None, gt=0, description="latency that growth may not exceed, as reckoned from measured layers"
+    )
     budget_factor: float = Field(
         6.0, ge=1, description="when no budget is set: this many times the MACs of the seedling, its head left out"
     )

@@ -90,7 +90,7 @@ def cost(host: nn.Module, example: Tensor, measure: bool = True, repeats: int = 
         repeats: timed passes; their median counts.
 
     >>> cost(ghostkit.build("seedling", num_classes=10, in_channels=1), torch.zeros(1, 1, 8, 8)).macs
-    18024
+    8408
     """
     sizes = [tensor.numel() * tensor.element_size() for tensor in (*host.parameters(), *host.buffers())]
     layers = {path for path, module in host.named_modules() if not any(module.children())}

@@ -95,7 +95,7 @@ def _hardware() -> Iterator[Check]:
         more = f", and {torch.cuda.device_count() - 1} more" if torch.cuda.device_count() > 1 else ""
         yield Check("device", True, f"cuda: {gpu.name}, {gpu.total_memory / 2**30:.0f} GiB{more}")
     elif torch.backends.mps.is_available():
-        yield Check("device", True, "mps: this Mac's own GPU")
+        yield Check("device", True, "cpu; this Mac's own GPU is taken by device=mps alone, never by auto")
     elif shutil.which("nvidia-smi"):
         value = f"cpu; an NVIDIA driver is here, but torch {torch.__version__} cannot use it"
         yield Check("device", False, value, "install the torch that fits the driver: https://pytorch.org/get-started")

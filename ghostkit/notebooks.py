@@ -40,9 +40,8 @@ from traitlets.config import Config
 import ghostkit
 from ghostkit.errors import GhostkitError
 from ghostkit.files import free_folder, write_atomically
-from ghostkit.metrics import metric_of
 from ghostkit.parameters import check_parameters, declared_parameters, plain
-from ghostkit.reading import file_text, parsed_json
+from ghostkit.run_folder import result_noted
 
 __all__ = ["NotebookError", "NotebookResult", "publish", "run_notebook"]
 
@@ -119,15 +118,6 @@ def _published(executed: Path) -> dict[str, Any]:
     return next((bundle[RESULT_TYPE] for bundle in reversed(bundles) if RESULT_TYPE in bundle), {})
 
 
-def _measured(record: Path) -> dict[str, Any]:
-    """Return what is in a record, if a trainer wrote its result there; nothing otherwise."""
-    try:
-        there = parsed_json(file_text(record))
-    except (OSError, ValueError):
-        return {}
-    return there if isinstance(there, dict) and metric_of(there) in there else {}
-
-
 # Running
 
 
@@ -194,7 +184,8 @@ def run_notebook(
             "result": _published(executed),
             "error": error,
         }
-        measured = {name: value for name, value in _measured(record).items() if name not in facts or name == "seconds"}
+        noted = result_noted(record)
+        measured = {name: value for name, value in noted.items() if name not in facts or name == "seconds"}
         try:
             write_atomically(record, json.dumps({**facts, **measured}, indent=2) + "\n")
         except GhostkitError:

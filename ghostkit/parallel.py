@@ -42,7 +42,7 @@ def train_all(
         GhostkitError: if there is nothing to run, or ``workers`` is below one; and what a run raises.
     """
     if workers is None:
-        workers = 1 if torch.cuda.is_available() else cores()
+        workers = usual_workers()
     if workers < 1 or not runs:
         raise GhostkitError(f"train_all of {len(runs)} runs with workers={workers}: expected at least one of both")
     report = done or (lambda run: None)
@@ -92,6 +92,11 @@ def train_watched(config: RunConfig, folder: Path) -> Run:
     finally:
         AT_REST.set()
     return Run(folder)
+
+
+def usual_workers() -> int:
+    """Return how many runs go on at a time where nobody says: one for each CPU core, or one where there is a GPU."""
+    return 1 if torch.cuda.is_available() else cores()
 
 
 def cores() -> int:

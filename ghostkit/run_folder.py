@@ -44,8 +44,8 @@ __all__ = [
     "data_changes",
     "events_at",
     "images_noted",
-    "last_checkpoint",
     "measured",
+    "result_noted",
     "step_of",
 ]
 
@@ -277,9 +277,21 @@ class RunFolder:
                         shutil.rmtree(folder)
 
     def write_result(self, result: Mapping[str, Any]) -> None:
-        """Write the closing numbers."""
+        """Write the closing numbers; what a notebook that ended in this folder has noted beside them stays."""
         with self.held():
-            write_atomically(self.folder / "result.json", json.dumps(result, indent=1))
+            path = self.folder / "result.json"
+            there = result_noted(path)
+            noted = there if "status" in there else {}
+            write_atomically(path, json.dumps({**noted, **result}, indent=1))
+
+
+def result_noted(path: Path) -> dict[str, Any]:
+    """Return what a run's ``result.json`` holds if a trainer wrote its closing numbers there; nothing otherwise."""
+    try:
+        there = parsed_json(file_text(path))
+    except (OSError, ValueError):
+        return {}
+    return there if isinstance(there, dict) and metric_of(there) in there else {}
 
 
 def images_noted(folder: Path) -> dict[str, str]:
@@ -337,11 +349,6 @@ def _step_folders(folder: Path) -> list[Path]:
 def checkpoints(folder: Path) -> list[Path]:
     """Return the checkpoints of a run that were written to their end, in order of their steps."""
     return [path for path in _step_folders(folder) if (path / MANIFEST).exists()]
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """Return the last checkpoint of a run that was written to its end, if any."""
-    return next(iter(reversed(checkpoints(folder))), None)
 
 
 def step_of(checkpoint: Path) -> int:

@@ -194,7 +194,7 @@ class Run:
 
     @property
     def best_step(self) -> int | None:
-        """Step of the best checkpoint: by the task's main metric on the test split, the later one of equals.
+        """Step of the best checkpoint: by the main metric on the images that the run is judged on; of equals the later.
 
         The best one is always kept. None where none was measured yet.
         """

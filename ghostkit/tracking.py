@@ -96,8 +96,8 @@ def make_logger(name: str, folder: str | Path) -> Any:
         ) from None
 
 
-def close_loggers(loggers: Sequence[Tracker], status: str = "success") -> None:
+def close_loggers(loggers: Sequence[Tracker]) -> None:
     """Have trackers write what they still hold, those that hold anything."""
     for logger in loggers:
         if hasattr(logger, "finalize"):
-            logger.finalize(status)
+            logger.finalize("success")

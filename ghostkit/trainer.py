@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ghostkit.averaging import moving_average
 from ghostkit.checkpoint import load
-from ghostkit.checks import check_accepts, check_can_grow, never_due, one_image
+from ghostkit.checks import check_accepts, check_can_grow, check_resolution, never_due, one_image
 from ghostkit.config import RunConfig
 from ghostkit.costs import TRAINING_PASS, head_macs, head_sizes, latency, macs
 from ghostkit.data import ImageData, Split, batch_count, batches
@@ -124,6 +124,7 @@ class Trainer:
         )
         if checkpoint is None:
             self._set_budget()
+            check_resolution(config)
             check_can_grow(self.model, config)
             history_of(self.model).image = tuple(self.engine.probe[0].shape[1:])
             if (reason := never_due(config, self._steps)) is not None:
@@ -492,7 +493,7 @@ def train(config: RunConfig, folder: str | Path) -> Run:
 
     Args:
         config: every knob of the run.
-        folder: the run folder; a run of the same configuration in it is resumed, or returned if it is over.
+        folder: the run folder; a run of the same configuration in it is resumed; one that is over is measured again.
     """
     Trainer(config, folder).train()
     return Run(folder)

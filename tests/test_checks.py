@@ -224,3 +224,8 @@ def test_a_refused_run_can_be_mended_in_its_folder(tmp_path):
 
 def test_a_budget_does_not_matter_to_a_run_that_never_grows():
     Trainer(config(budget_macs=20, when="never"))
+
+
+def test_small_images_need_a_moment_up_to_which_they_are_small(data):
+    with pytest.raises(GhostkitError, match=r"resolution=0\.5 with resolution_until=0\.0 makes no image smaller"):
+        Trainer(RunConfig(resolution=0.5), data=data)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 import ghostkit
 from ghostkit import GhostkitError, Run, RunConfig
+from ghostkit.parallel import cores, usual_workers
 
 TINY = RunConfig(epochs=1, train_samples=128, test_samples=64, grow_every=0.3, probe_samples=64)
 
@@ -43,3 +45,9 @@ def test_nothing_to_do_is_said(tmp_path, count, workers):
     runs = {tmp_path / str(number): TINY for number in range(count)}
     with pytest.raises(GhostkitError, match="at least one of both"):
         ghostkit.train_all(runs, workers=workers)
+
+
+@pytest.mark.parametrize("gpu", [True, False])
+def test_where_nobody_says_a_gpu_takes_one_run_at_a_time_and_cores_take_one_each(gpu, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    assert usual_workers() == (1 if gpu else cores())

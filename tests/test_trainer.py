@@ -192,6 +192,15 @@ def test_a_run_can_be_dropped_again_and_again(tmp_path):
     assert same(unbroken("sgd, at random"), outcome(tmp_path, trainer, [letter(event) for event in trainer]))
 
 
+def test_a_run_that_is_over_is_measured_again_and_keeps_what_a_notebook_noted(tmp_path):
+    run = ghostkit.train(config(), tmp_path)
+    first, path = run.result, tmp_path / "result.json"
+    path.write_text(json.dumps({"notebook": "a.ipynb", "status": "done", **first, "accuracy": -1.0}))
+    again = ghostkit.train(config(), tmp_path).result
+    assert (again["notebook"], again["status"]) == ("a.ipynb", "done")
+    assert timeless(again) == timeless({"notebook": "a.ipynb", "status": "done", **first})
+
+
 def test_a_resumed_run_counts_its_room_from_its_seedling_and_measures_no_latency_again(tmp_path, monkeypatch):
     first = Trainer(config(), tmp_path)
     events = iter(first)

@@ -68,8 +68,8 @@ def candidates(
             (FRAGrow, for blocks), or several of them. A kind of edit that knows none of them starts in its usual way.
         score: what the gain is: ``"fisher"``, the predicted decrease of the loss in nats; or, in units of their own,
             ``"raw"`` (the squared gradient norm), ``"scaled"`` (corrected for the consumer's scale), ``"residual"``
-            (of residual features) or ``"whitened"`` (TINY's). With ``"none"`` no gain is predicted and no pass is made;
-            the candidates come in random order.
+            (of residual features) or ``"whitened"`` (TINY's). With ``"none"`` no gain is predicted and the candidates
+            come in random order; the only passes made are those that ``how`` needs to find new weights.
         extras: further columns: ``"saturation"``, the share of its site's channels that is used (NORTH), and
             ``"gain_ratio"``, the gain per new number over the mean gain per number there is.
         room: what may be added, by unit (``"macs"``, ``"params"``, ``"milliseconds"``): channels are offered in no

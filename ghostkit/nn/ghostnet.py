@@ -7,7 +7,7 @@ channels, any ratio, and taps at the end of each stage, none of which changes a 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
@@ -142,21 +142,3 @@ class GhostNet(nn.Module):
         x = self.blocks(self.act1(self.bn1(self.conv_stem(x))))
         x = self.act2(self.conv_head(self.global_pool(x)))
         return self.classifier(self.dropout(self.flatten(x)))
-
-    def features(self, x: Tensor) -> list[Tensor]:
-        """Return the maps at the end of each stage, where the next one halves the resolution, finest first.
-
-        Those at the stem's own resolution are left out: of a published network, strides 4, 8, 16 and 32 remain.
-
-        Args:
-            x: images (B, in_channels, H, W).
-        """
-        x = self.act1(self.bn1(self.conv_stem(x)))
-        taps, halved = [], False
-        stages: list[Any] = list(self.blocks)[:-1]  # the last is the 1x1 convolution before the head
-        for stage, following in zip(stages, [*stages[1:], None], strict=True):
-            x = stage(x)
-            halved = halved or stage[0].stride > 1
-            if following is None or (halved and following[0].stride > 1):
-                taps.append(x)
-        return taps

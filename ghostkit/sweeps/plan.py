@@ -2,7 +2,7 @@
 
 A planned run is plain data: a name that makes a safe folder, its parameters, and a key, which is the checksum of both
 the notebook's code and the parameters. What is done is known by its key, so results of other code, or of other values,
-never pass for it. Text from the file reaches a folder's name only as letters, digits and hyphens.
+never pass for it. Text from the file reaches a folder's name only as letters, digits, hyphens and decimal points.
 """
 
 from __future__ import annotations

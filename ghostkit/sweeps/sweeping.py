@@ -12,7 +12,7 @@ import pandas as pd
 from filelock import FileLock, Timeout
 
 from ghostkit.errors import GhostkitError
-from ghostkit.parallel import cores
+from ghostkit.parallel import cores, usual_workers
 from ghostkit.sweeps.definition import SweepFile, read_sweep
 from ghostkit.sweeps.events import RunBegan, RunEnded, SweepBegan, SweepEvent, duration
 from ghostkit.sweeps.executing import Task
@@ -84,9 +84,9 @@ def estimate(state: State, workers: int | None = None) -> str:
 
     Args:
         state: what the folder holds of the plan.
-        workers: runs at a time; one a core when None.
+        workers: runs at a time; when None, one a core, or one with a GPU to share.
     """
-    count = workers or cores()
+    count = workers or usual_workers()
     todo = len(state.todo)
     rounds = -(-todo // count)
     time_needed = duration(None if state.seconds is None else rounds * state.seconds) if todo else "none"
@@ -166,12 +166,7 @@ def run_sweep(
 
 def _shared(tasks: list[Task], workers: int | None) -> tuple[int, list[Task]]:
     """Return how many runs go on at a time, and the tasks, each with its share of the cores."""
-    import torch
-
-    from ghostkit.parallel import cores
-
-    if workers is None:
-        workers = 1 if torch.cuda.is_available() else cores()
+    workers = workers or usual_workers()
     # Not by how many are left: numbers may depend on the threads, and a run resumed alone must not differ.
     return workers, [replace(task, threads=max(1, cores() // workers)) for task in tasks]
 

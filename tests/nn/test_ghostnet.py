@@ -9,35 +9,36 @@ from ghostkit.errors import GhostkitError
 from ghostkit.growth import AddBlock, grow
 from ghostkit.nn import GhostNet, build
 from ghostkit.nn.ghostnet import Row
+from ghostkit.nn.taps import taps
 
 
 @pytest.mark.parametrize("name", ["ghostnet_050", "ghostnetv2_100"])
 def test_features_are_tapped_at_the_end_of_each_stage(name: str) -> None:
     model = build(name, num_classes=3).eval()
     images = torch.randn(1, 3, 96, 96)
-    taps = model.features(images)
-    assert [96 // tap.shape[-1] for tap in taps] == [4, 8, 16, 32]
-    ends = [model.blocks[stage][-1].ghost2.out_channels for stage in (2, 4, 6, 8)]  # the last before the next halves
-    assert [tap.shape[1] for tap in taps] == ends
-    head = model.act2(model.conv_head(model.global_pool(model.blocks[-1](taps[-1]))))
+    found = taps(model, images)
+    assert [96 // tap.shape[-1] for tap in found] == [2, 4, 8, 16, 32]
+    ends = [model.blocks[stage][-1].ghost2.out_channels for stage in (0, 2, 4, 6, 8)]  # the last before the next halves
+    assert [tap.shape[1] for tap in found] == ends
+    head = model.act2(model.conv_head(model.global_pool(model.blocks[-1](found[-1]))))
     torch.testing.assert_close(model.classifier(head.flatten(1)), model(images))
 
 
 def test_features_follow_a_network_that_grew() -> None:
     model = build("ghostnet_050", num_classes=3, width=0.25).eval()
     images = torch.randn(1, 3, 64, 64)
-    before = model.features(images)
+    before = taps(model, images)
     for stage in range(9):
         grow(model, AddBlock(f"blocks.{stage}", "0"))
-    for old, new in zip(before, model.features(images), strict=True):
+    for old, new in zip(before, taps(model, images), strict=True):
         torch.testing.assert_close(new, old)
 
 
 def test_a_small_network_has_taps_too() -> None:
-    sides = [tap.shape[-1] for tap in build("seedling").features(torch.randn(1, 3, 16, 16))]
+    sides = [tap.shape[-1] for tap in taps(build("seedling"), torch.randn(1, 3, 16, 16))]
     assert sides == [8, 4, 2]
     flat = GhostNet(((Row(3, 4, 4, 0, 1),),), head_channels=0, stem_stride=1)
-    assert [tap.shape[-1] for tap in flat.features(torch.randn(1, 3, 6, 6))] == [6]
+    assert [tap.shape[-1] for tap in taps(flat, torch.randn(1, 3, 6, 6))] == [6]
 
 
 @pytest.mark.parametrize("version", [1, 2])
