@@ -25,7 +25,7 @@ from ghostkit.data import batches, load
 from ghostkit.data.folders import ImageFiles
 from ghostkit.errors import GhostkitError
 from ghostkit.nn import build
-from ghostkit.run_folder import last_checkpoint
+from ghostkit.run_folder import checkpoints
 from ghostkit.tasks import classification
 
 CLASSES = ["apple", "bear", "cat", "Dog", "eel", "fox", "gnu"]  # more than five, so that top-5 can fail
@@ -331,7 +331,7 @@ def test_a_run_evaluated_again_says_what_its_own_metrics_say(ema):
     images = next(batches(load("digits", test_samples=150).test, 150, shuffle=False))
     assert scores(run.model(), *images) == pytest.approx((found.accuracy, found.loss), rel=1e-4)
     if ema is not None:  # the moving average is another network than the one that trains
-        trained_one = ghostkit.load(last_checkpoint(run.folder))
+        trained_one = ghostkit.load(checkpoints(run.folder)[-1])
         assert scores(trained_one, *images)[1] != pytest.approx(found.loss, rel=1e-3)
 
 

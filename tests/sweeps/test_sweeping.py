@@ -163,7 +163,7 @@ def test_one_sweep_at_a_time_works_in_a_folder(here, write_sweep, ran):
 
 
 def test_the_cores_are_divided_among_the_workers(write_sweep, ran, monkeypatch):
-    monkeypatch.setattr("ghostkit.parallel.cores", lambda: 8)
+    monkeypatch.setattr("ghostkit.sweeps.sweeping.cores", lambda: 8)
     for variable in executing.THREADS:
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("MKL_NUM_THREADS", "1")
