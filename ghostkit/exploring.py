@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import nullcontext
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -101,7 +102,11 @@ class Exploration:
         """
         number = self.events if event == END else event
         while len(self._frames) <= number:
-            frame = next(self._coming)
+            try:
+                frame = next(self._coming)
+            except GhostkitError:  # a generator that has raised says no more; asked again, this one says it again
+                self._coming = islice(architectures(self.history), len(self._frames), None)
+                raise
             self._frames.append(frame.assign(gain=gained(self.history, len(self._frames), frame["block"])))
         frame = self._frames[number]
         return frame.merge(self.importance(event), how="left") if weighed else frame

@@ -32,12 +32,15 @@ PLACES = "places.json"
 NOTEBOOK = "ghostkit.ipynb"  # its name is the title of the page
 SOURCE = f"""\
 import json
+import os
 from pathlib import Path
 
 from ghostkit import widgets
 from ghostkit.runs import find_runs
 
-widgets.gallery(find_runs(json.loads(Path("{PLACES}").read_text())))"""
+said = json.loads(Path("{PLACES}").read_text())
+os.chdir(said["here"])
+widgets.gallery(find_runs(said["places"]))"""
 # Widgets come as scripts made in the page; what is not of this server is refused at once, icons by a CDN too.
 POLICY = (
     "default-src 'self'; script-src 'self' blob: 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
@@ -127,8 +130,9 @@ def _configuration(folder: Path, port: int, token: str) -> Any:
 
 
 def _write_notebook(folder: Path, places: Sequence[str | Path]) -> str:
-    """Write the notebook and, as data, the places that it looks in; return the notebook's path."""
-    (folder / PLACES).write_text(json.dumps([str(Path(place).resolve()) for place in places]))
+    """Write the notebook and, as data, the places that it looks in, and from where; return the notebook's path."""
+    said = {"here": str(Path.cwd()), "places": [str(Path(place).resolve()) for place in places]}
+    (folder / PLACES).write_text(json.dumps(said))
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     nbformat.write(new_notebook(cells=[new_code_cell(SOURCE)], metadata={"kernelspec": kernel}), folder / NOTEBOOK)
     return str(folder / NOTEBOOK)

@@ -36,6 +36,21 @@ def test_its_networks_are_those_of_the_run(seen):
         assert seen.network(event).step == seen.run.model_at(event).step
 
 
+def test_a_network_that_cannot_be_shown_says_why_whenever_it_is_asked_for(seen, monkeypatch):
+    frames = [seen.run.architecture(event) for event in (0, 1)]
+
+    def broken(history):
+        yield from frames
+        raise GhostkitError("event 2 fits no network")
+
+    monkeypatch.setattr(exploring, "architectures", broken)
+    seen.refresh()
+    for _ in range(2):
+        with pytest.raises(GhostkitError, match="event 2 fits no network"):
+            seen.architecture(END)
+        pd.testing.assert_frame_equal(seen.architecture(1).drop(columns="gain"), frames[1].drop(columns="gain"))
+
+
 def test_a_weighed_architecture_has_a_number_for_each_block_that_can_be_switched_off(seen):
     frame = seen.architecture(END, weighed=True).set_index("block")
     assert list(frame.index) == list(seen.architecture(END)["block"])

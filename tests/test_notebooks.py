@@ -219,6 +219,17 @@ def test_a_finished_run_is_never_written_over(here):
 
 
 @pytest.mark.usefixtures("no_kernel")
+def test_a_folder_whose_record_is_none_is_refused(here):
+    path = write_notebook(here / "a.ipynb")
+    (here / "mine").mkdir()
+    (here / "mine" / "result.json").write_text("[]")
+    with pytest.raises(
+        GhostkitError, match=r"cannot use 'mine' as the run folder: .*result\.json' is no record of a run"
+    ):
+        run_notebook(path, "mine", progress=False)
+
+
+@pytest.mark.usefixtures("no_kernel")
 @pytest.mark.parametrize("status", ["failed", "interrupted"])
 def test_a_run_that_failed_may_be_run_again_in_its_folder(here, status):
     path = write_notebook(here / "a.ipynb")

@@ -89,7 +89,21 @@ def test_names_from_disk_reach_the_notebook_as_data(tmp_path):
     notebook = nbformat.read(serving._write_notebook(tmp_path, [place]), as_version=4)
     nbformat.validate(notebook)
     assert [cell.source for cell in notebook.cells] == [serving.SOURCE]
-    assert json.loads((tmp_path / "places.json").read_text()) == [str(place)]
+    said = json.loads((tmp_path / "places.json").read_text())
+    assert said == {"here": str(Path.cwd()), "places": [str(place)]}
+
+
+def test_the_page_reads_where_the_app_was_started_so_that_relative_paths_of_data_hold(tmp_path, monkeypatch):
+    started, served, looked = tmp_path / "project", tmp_path / "served", []
+    for folder in (started, served):
+        folder.mkdir()
+    monkeypatch.chdir(started)
+    serving._write_notebook(served, ["runs"])
+    monkeypatch.chdir(served)
+    monkeypatch.setattr("ghostkit.runs.find_runs", lambda places: looked.append((Path.cwd(), *places)) or [])
+    monkeypatch.setattr("ghostkit.widgets.gallery", lambda runs: None)
+    exec(serving.SOURCE, {})
+    assert looked == [(started, str(started / "runs"))]
 
 
 def test_the_file_that_a_browser_is_started_with_leads_to_the_page(tmp_path):

@@ -91,7 +91,9 @@ class Tally:
         match event:
             case SweepBegan():
                 self.runs, self.done, self.workers = event.runs, event.done, event.workers
-                self._seconds = event.seconds
+                self.failed = self.interrupted = 0
+                self._seconds, self._ended = event.seconds, []
+                self.running.clear()
             case RunBegan():
                 self.running[event.run] = self.clock()
             case RunEnded():

@@ -1,7 +1,7 @@
 """The index of a sweep: one page that opens without a network and links every notebook and report.
 
 Whatever comes from a sweep file or a notebook is escaped, and a content security policy keeps the page from loading
-anything. The best run stands first; a click on a heading sorts by that column.
+anything. The run with the largest first score stands first; a click on a heading sorts by that column.
 """
 
 from __future__ import annotations

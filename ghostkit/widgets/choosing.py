@@ -34,14 +34,17 @@ def gallery(runs: Sequence[Run]) -> ipywidgets.VBox:
     chooser.layout.width = "auto"
     chooser.add_class("ghostkit-run")
     explored = ipywidgets.VBox()
-    seen: dict[int, ipywidgets.Widget] = {}
+    seen: dict[int, Explorer] = {}
 
     def explore(_change: Any = None) -> None:
         number = chooser.value
         explored.children = (ipywidgets.Label(f"reading {run_names(runs)[number]} …"),)
-        if number not in seen:
-            seen[number] = _explorer(runs[number])
-        explored.children = (seen[number],)
+        try:
+            if number not in seen:
+                seen[number] = Explorer(runs[number])
+            explored.children = (seen[number],)
+        except GhostkitError as error:  # a run that cannot be read is read again when it is chosen again
+            explored.children = (ipywidgets.Label(str(error)),)
 
     chooser.observe(explore, "value")
     explore()
@@ -53,11 +56,3 @@ def run_names(runs: Sequence[Run]) -> list[str]:
     folders = [run.folder.resolve() for run in runs]
     shared = Path(os.path.commonpath([folder.parent for folder in folders]))
     return [folder.relative_to(shared).as_posix() for folder in folders]
-
-
-def _explorer(run: Run) -> ipywidgets.Widget:
-    """Return the explorer of a run; of one that cannot be read, what is wrong with it."""
-    try:
-        return Explorer(run)
-    except GhostkitError as error:
-        return ipywidgets.Label(str(error))

@@ -175,7 +175,8 @@ class Dashboard(ipywidgets.VBox):
         loss = f" · loss {live.record.steps[-1][1]:.3f} nats" if live.record.steps else ""
         told = f"{trainer.done:.0%} · epoch {trainer.epoch:.2f} · step {trainer.progress.step:,}{loss} · {size}"
         left = trainer.progress.seconds * (1 - trainer.done) / trainer.done if trainer.done else 0.0
-        wait = f" · about {left // 60:.0f}:{left % 60:02.0f} min left" if left and state == "training" else ""
+        minutes, seconds = divmod(round(left), 60)
+        wait = f" · about {minutes}:{seconds:02} min left" if left and state == "training" else ""
         self._status.value = f"<b>{WORDS[state]}</b> · {told}{wait}"
         self._bar.value = trainer.done
         c["start"].description = "resume" if state in ("paused", "stopped") else "start"

@@ -159,7 +159,9 @@ class Explorer(ipywidgets.VBox):
         """Read the run again; who looked at its end still does."""
         event = self._controls["event"]
         for seen in filter(None, (self.explored, self.other)):
-            self._try(seen.refresh)
+            if not self._try(seen.refresh):
+                self._clear(self._controls["section"].value)
+                return
         with self._own_changes():
             offer(event, _moments(self.explored.events), event.value)
         self.draw()

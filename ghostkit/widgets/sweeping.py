@@ -9,7 +9,7 @@ import html
 
 import ipywidgets  # type: ignore[import-untyped]
 
-from ghostkit.sweeps.events import RunEnded, SweepEvent, Tally
+from ghostkit.sweeps.events import RunEnded, SweepBegan, SweepEvent, Tally
 
 __all__ = ["SweepProgress"]
 
@@ -37,6 +37,8 @@ class SweepProgress:
         """Show what ``event`` changes."""
         self.tally.take(event)
         tally = self.tally
+        if isinstance(event, SweepBegan):
+            self._troubles, self.trouble.value = [], ""
         self.bar.max, self.bar.value = max(1, tally.runs), tally.runs - tally.left
         self.bar.bar_style = "danger" if tally.failed else "success" if not tally.left else ""
         self.counts.value = str(tally)

@@ -28,6 +28,14 @@ def test_runs_are_counted():
     assert str(tally).startswith("2 of 5 done, 1 running, 1 failed, time left ")
 
 
+def test_a_tally_that_is_used_again_begins_anew():
+    tally = Tally()
+    for event in [*EVENTS, SweepBegan(5, 2, 2, 8.0)]:
+        tally.take(event)
+    assert (tally.done, tally.failed, tally.left, list(tally.running)) == (2, 0, 3, [])
+    assert tally.seconds_left() == 12.0
+
+
 def test_time_left_is_that_of_finished_runs_and_of_this_sitting_first():
     now = [0.0]
     tally = Tally(clock=lambda: now[0])

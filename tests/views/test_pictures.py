@@ -95,6 +95,12 @@ def test_truth_stands_beside_the_prediction_of_the_same_image():
     assert places[1] - places[0] >= SIDE
 
 
+def test_a_name_with_an_ampersand_is_pointed_at_whole():
+    figure = views.predictions([classified()], ("shirt", "hat & bag", *CLASSES[2:]), "classification")
+    [pointed] = {trace.hovertext[0] for trace in figure.data if trace.type == "scatter" and trace.hovertext}
+    assert "<br>truth hat &amp; bag<br>" in pointed
+
+
 def test_a_row_has_so_many_images_and_no_more():
     few, many = (views.predictions([detected(n) for n in range(count)], CLASSES, "detection", 2) for count in (2, 3))
     assert canvas(many).shape[0] == 2 * canvas(few).shape[0]

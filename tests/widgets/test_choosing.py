@@ -70,8 +70,11 @@ def test_the_first_run_is_explored_until_another_one_is_chosen(made, tmp_path):
 def test_a_run_that_cannot_be_explored_says_why_and_the_others_can(made, tmp_path):
     widget = widgets.gallery([run_at(tmp_path / name) for name in ("broken", "whole")])
     assert shown(widget) == "it cannot be read"
-    widget.children[0].children[0].children[0].label = "whole"
+    chooser = widget.children[0].children[0].children[0]
+    chooser.label = "whole"
     assert shown(widget) == "explores whole"
+    chooser.label = "broken"
+    assert made == ["broken", "whole", "broken"], "what could not be read is read again"
 
 
 def test_without_a_run_there_is_nothing_to_choose():

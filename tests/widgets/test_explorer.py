@@ -319,6 +319,15 @@ def test_a_run_that_goes_on_can_be_followed(tmp_path):
     assert f"after {len(Run(tmp_path).events)} growth events" in said(explorer, "told")
 
 
+def test_a_refresh_that_fails_says_why_and_shows_nothing_old(tmp_path):
+    ghostkit.train(config(**BLOCKS), tmp_path)
+    explorer = widgets.Explorer(tmp_path)
+    (tmp_path / "history.jsonl").write_text("no history")
+    find(explorer, "refresh").click()
+    assert "does not begin with a recipe line" in find(explorer, "message").value
+    assert shown(explorer, "architecture") == ""
+
+
 def test_no_run_is_refused_at_once(tmp_path):
     with pytest.raises(GhostkitError, match="holds no run"):
         widgets.Explorer(tmp_path)

@@ -26,6 +26,13 @@ def test_a_widget_shows_the_same_and_escapes_it():
     assert repr(progress).startswith("2 of 5 done")
 
 
+def test_a_sweep_that_goes_on_is_shown_without_the_troubles_of_before():
+    progress = SweepProgress()
+    for event in [*EVENTS, SweepBegan(5, 2, 2, 8.0)]:
+        progress(event)
+    assert (progress.bar.value, progress.bar.bar_style, progress.trouble.value) == (2, "", "")
+
+
 def test_it_ends_green_and_idle():
     progress = SweepProgress()
     for event in (SweepBegan(1, 0, 1), RunBegan("001"), RunEnded("001", "done", 1.0)):
