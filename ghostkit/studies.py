@@ -131,6 +131,7 @@ def arm_curves(table: pd.DataFrame, metric: str = "validation") -> dict[str, lis
 
     The frames are such as :func:`ghostkit.views.compute_accuracy` draws; each point of one is a run of its own.
     """
+    table = table[table[metric].notna()]
     last = table[table["share"] == table["share"].max()]
     order = last.groupby("arm")[metric].mean().sort_values(ascending=False, kind="stable").index
     curves = {}
@@ -153,6 +154,7 @@ def declared_points(table: pd.DataFrame, metric: str = "validation", first_seed:
     """
     best = {share: _best_static(table[(table["host"] == "seedling") & (table["share"] == share)]) for share in SHARES}
     fresh = table[table["seed"] >= first_seed]
+    fresh = fresh[fresh[metric].notna()] if metric in fresh else fresh  # others were never asked for it
     seedling, plain = (fresh[fresh["host"] == host] for host in ("seedling", "plain"))
     rows = [*_against_static(seedling, best, metric), *_against_growers(seedling, plain, metric), _event_time(plain)]
     return pd.DataFrame(rows, columns=["point", "wanted", "measured", "verdict"])
@@ -278,4 +280,4 @@ def _event_time(plain: pd.DataFrame) -> dict[str, str]:
     if ratios.index.get_level_values("seed").nunique() < ENOUGH:
         return _row(point, wanted, "", None)
     ratio = float(ratios.median())
-    return _row(point, wanted, f"{ratio:.2f} of the fastest", ratio <= 0.25)
+    return _row(point, wanted, f"{ratio:.2f} of {' or '.join(gromos)}, the fastest", ratio <= 0.25)

@@ -126,7 +126,7 @@ def test_the_declared_points_are_reached_missed_or_not_measured_yet():
     assert (
         points.loc["3 compute to the accuracy of the largest static size", "measured"] == "0.93 F, 0.93 of its seconds"
     )
-    assert points.loc["5 seconds of an event", "measured"] == "0.20 of the fastest"
+    assert points.loc["5 seconds of an event", "measured"] == "0.20 of gromo TINY, the fastest"
 
 
 def test_a_difference_between_arms_of_other_seeds_says_that_it_is_not_paired():
@@ -219,7 +219,7 @@ def test_the_seconds_of_events_are_compared_within_a_seed():
     table.loc[slow, "event_seconds"] *= 10
     table = table[~(slow & (table["arm"] == "ghostkit"))]
     points = declared_points(best_rates(table)).set_index("point")
-    assert points.loc["5 seconds of an event", "measured"] == "0.20 of the fastest"
+    assert points.loc["5 seconds of an event", "measured"] == "0.20 of gromo TINY, the fastest"
 
 
 def test_where_most_arms_are_is_compared_unless_something_else_is_asked_for():
@@ -238,3 +238,11 @@ def test_what_is_confirmed_on_the_test_images_is_compared_before_what_was_screen
     assert set(one_part(table, "seedling")["track"]) == {"60k"}
     assert set(one_part(table.drop(columns="test"), "seedling")["track"]) == {"10k"}
     assert set(one_part(table, "seedling", "10k")["arm"]) == set(study().query("host == 'seedling'")["arm"])
+
+
+def test_runs_that_were_never_asked_for_the_test_images_do_not_count():
+    table = study().assign(test=lambda rows: rows["validation"])
+    unasked = table[table["seed"] == 0].assign(seed=9, test=float("nan"))
+    with_them = pd.concat([table, unasked], ignore_index=True)
+    pd.testing.assert_frame_equal(declared_points(with_them, "test"), declared_points(table, "test"))
+    assert all(frame["accuracy"].notna().all() for frames in arm_curves(with_them, "test").values() for frame in frames)
