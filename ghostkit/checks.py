@@ -53,7 +53,10 @@ def check_accepts(model: nn.Module, task: Task, config: RunConfig, data: ImageDa
 
 
 def check_resolution(config: RunConfig) -> None:
-    """Raise a GhostkitError where small images are asked for, and no moment up to which they are."""
+    """Raise a GhostkitError where small images are asked for, and no moment up to which they are.
+
+    New runs alone are asked: a configuration that says so is read from the folders of older ones.
+    """
     if config.resolution < 1 and not config.resolution_until:
         raise GhostkitError(
             f"resolution={config.resolution} with resolution_until=0.0 makes no image smaller; set the share of the "

@@ -266,8 +266,7 @@ def export(
     deployed: Annotated[
         bool,
         typer.Option(
-            "--deployed/--as-trained",
-            help="Fold BN into convolutions wherever that can be done, or keep all.",
+            "--deployed/--as-trained", help="Fold BN into convolutions wherever that can be done, or keep all."
         ),
     ] = False,
 ) -> None:

@@ -224,11 +224,12 @@ def _make_folder(source: Path, folder: str | Path | None) -> Path:
         record = path / "result.json"
         # A trainer's result has no status; beside the executed notebook, it is that of one that was cut short.
         unsaid = "cut short" if (path / f"{source.stem}.ipynb").exists() else "done"
-        noted = json.loads(record.read_text()) if record.exists() else {"status": "none"}
-        if not isinstance(noted, dict):
-            raise ValueError(f"{str(record)!r} is no record of a run")
-        if noted.get("status", unsaid) == "done":
-            raise GhostkitError(f"folder {str(folder)!r} holds a finished run; give another, or remove it first")
+        if record.exists():
+            noted = json.loads(record.read_text())
+            if not isinstance(noted, dict):
+                raise ValueError(f"{str(record)!r} is no record of a run")
+            if noted.get("status", unsaid) == "done":
+                raise GhostkitError(f"folder {str(folder)!r} holds a finished run; give another, or remove it first")
         path.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
         raise GhostkitError(f"cannot use {str(folder or 'runs')!r} as the run folder: {error}") from error

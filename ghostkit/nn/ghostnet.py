@@ -1,7 +1,7 @@
 """GhostNet and GhostNetV2 as published, with the few freedoms that a seedling needs.
 
 The published networks are rows of numbers, kept below as such. The class adds a small-image stem, any number of input
-channels, any ratio, and taps at the end of each stage, none of which changes a published network's state dict.
+channels, and any ratio, none of which changes a published network's state dict.
 """
 
 from __future__ import annotations

@@ -310,16 +310,14 @@ def _pointed_at(sheet: Sheet, found: Sequence[Prediction], classes: Sequence[str
     """Return invisible marks in the middle of the panels, which say in words what is shown."""
     places = [(number, panel) for number in range(len(found)) for panel in range(sheet.panels)]
     panels = [sheet.panel(*place) for place in places]
-    lines = [
-        html.escape(_line(one, classes, task, 0.0).replace(": ", "\n", 1).replace("; ", "\n"), quote=False)
-        for one in found
-    ]
+    said = [_line(one, classes, task, 0.0).replace(": ", "\n", 1).replace("; ", "\n") for one in found]
+    lines = [html.escape(text, quote=False).replace("\n", "<br>") for text in said]  # an escaped & has a ; of its own
     return go.Scatter(
         x=[(panel.left + panel.right) / 2 for panel in panels],
         y=[(panel.top + panel.bottom) / 2 for panel in panels],
         mode="markers",
         marker={"size": 40, "opacity": 0},
-        hovertext=[lines[number].replace("\n", "<br>") for number, _ in places],
+        hovertext=[lines[number] for number, _ in places],
         hovertemplate=OWN_WORDS,
         showlegend=False,
     )
